@@ -1,0 +1,117 @@
+"""Every setting: one field, its unit in its name, its default, and one sentence for the table in the README.
+
+The classes are frozen and plain; `sources` fills them from defaults < file < environment < flags, and `check` refuses
+what cannot work. Keys in a file are the camelCase of the field (or `key` below); the environment name is `NEKKO_` and
+the key in upper case with underscores (or `env`); the flag is the key in kebab-case.
+"""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+METADATA_ADDRESSES = (
+    "169.254.0.0/16", "fe80::/10",  # link-local; nearly every cloud's metadata service is in the first
+    "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32", "fd00:ec2::254/128", "fd20:ce::254/128",
+)  # fmt: skip
+"""Link-local and metadata services, denied by default: they hand credentials to whoever asks from this node."""
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002 - the word click uses too
+    *,
+    key: str | None = None,
+    env: str | None = None,
+    old_env: str | None = None,
+    kind: Literal["size"] | None = None,
+    is_secret: bool = False,
+    is_flag_offered: bool = True,
+) -> Any:
+    """Declare one setting. `kind="size"` takes bytes or text such as `10GiB`; a secret is redacted wherever shown."""
+    metadata = {"help": help, "key": key, "env": env, "old_env": old_env, "kind": kind, "is_secret": is_secret,
+                "is_flag_offered": is_flag_offered}  # fmt: skip
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """How to talk to one upstream host (`hosts:` in the file, by `host` or `host:port`)."""
+
+    scheme: Literal["https", "http"] | None = setting(None, "http for a registry without TLS (loopback: tried anyway)")
+    ca: Path | None = setting(None, "PEM file of the authorities to trust for this host, instead of the system's")
+    cert: Path | None = setting(None, "PEM file of a client certificate")
+    key: Path | None = setting(None, "PEM file of its private key")
+    insecure_skip_verify: bool = setting(False, "accept any certificate")
+    username: str | None = setting(None, "user name for Basic and token authentication")
+    password: str | None = setting(None, "its password", is_secret=True)
+    token: str | None = setting(None, "Bearer token, sent as it is", is_secret=True)
+    max_transfers: int | None = setting(None, "simultaneous transfers from this host, instead of maxTransfersPerHost")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings of one process."""
+
+    cache_dir: Path = setting(
+        Path("/var/lib/nekko/cache"), "directory of the cache: an OCI image layout",
+        env="CACHE_DIR", old_env="STORAGE_MANAGER_CACHE_DIR",
+    )  # fmt: skip
+    address: tuple[str, ...] = setting(
+        ("localhost:8050",), "where to listen: host:port, :port, [::1]:port, unix:/path or /path; repeatable",
+        env="NEKKO_ADDRESS", old_env="STORAGE_MANAGER_ADDRESS",
+    )  # fmt: skip
+    verbose: int = setting(
+        0, "log level: 0 info, 1 debug, 2 trace", env="VERBOSE", old_env="STORAGE_MANAGER_VERBOSE"
+    )
+
+    # --- the server
+    socket_mode: str = setting("0660", "mode of a Unix socket, octal")
+    socket_group: str | None = setting(None, "group that owns a Unix socket")
+    tls_cert: Path | None = setting(None, "PEM certificate chain: TCP listeners speak TLS")
+    tls_key: Path | None = setting(None, "PEM private key of tlsCert")
+    tokens: tuple[str, ...] = setting(
+        (), "Bearer tokens that may change and delete on listeners that are neither loopback nor a Unix socket",
+        is_secret=True, is_flag_offered=False,
+    )  # fmt: skip
+    graceful_stop_seconds: float = setting(10.0, "how long running answers may go on after SIGTERM")
+    send_timeout_seconds: float = setting(60.0, "a client that accepts no byte for this long is dropped")
+    max_request_body_bytes: int = setting(1 * MIB, "largest JSON body accepted", key="maxRequestBody", kind="size")
+
+    # --- the store
+    min_free_space_bytes: int = setting(
+        256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", kind="size"
+    )
+
+    # --- fetching
+    platform: str = setting("all", "platforms an image pull takes: all, host, or a list such as linux/amd64,linux/arm64")
+    max_transfers: int = setting(8, "simultaneous transfers in total")
+    max_transfers_per_host: int = setting(4, "simultaneous transfers from one upstream host")
+    max_attempts: int = setting(6, "tries of one transfer without a byte of progress before it fails")
+    retry_base_seconds: float = setting(0.5, "first pause between tries; doubles each time, with jitter")
+    retry_max_seconds: float = setting(30.0, "longest pause between tries; a longer Retry-After ends the transfer")
+    connect_timeout_seconds: float = setting(10.0, "longest wait for a connection to an upstream")
+    stall_timeout_seconds: float = setting(60.0, "an upstream that sends no byte for this long has stalled")
+    max_redirects: int = setting(10, "redirects followed for one request")
+    max_manifest_bytes: int = setting(
+        4 * MIB, "largest manifest or index (what registries guarantee to take)", key="maxManifestSize", kind="size"
+    )
+    max_graph_blobs: int = setting(20_000, "most manifests and blobs that one pull may name")
+    allowed_hosts: tuple[str, ...] = setting((), "if not empty, only these upstream hosts: names, *.suffix, host:port")
+    denied_hosts: tuple[str, ...] = setting((), "upstream hosts never asked: names, *.suffix, host:port")
+    denied_addresses: tuple[str, ...] = setting(
+        METADATA_ADDRESSES, "networks never connected to, whatever name leads there; default: link-local and metadata"
+    )
+    docker_config: Path | None = setting(
+        None, "docker's config.json with registry credentials (default: $DOCKER_CONFIG or ~/.docker)"
+    )
+    hosts: Mapping[str, Host] = setting({}, "settings per upstream host", is_flag_offered=False)
+
+
+def settings_of(cls: type) -> tuple[Field[Any], ...]:
+    """Give the declared settings of a class, in order."""
+    return tuple(cls.__dataclass_fields__.values())

@@ -1,0 +1,198 @@
+"""Every error nekko raises on purpose.
+
+Leaf classes carry typed fields and a message that names the object, the cause and, where there is one, the way out.
+None knows an HTTP status: each API has one table from class to status. A bug stays a built-in exception and ends its
+task. Anything under `NekkoError` may be shown to a user: messages never hold credentials.
+"""
+
+
+class NekkoError(Exception):
+    """The root of all errors that are part of an interface."""
+
+
+# --- what was given is not valid -------------------------------------------------------------------------------------
+
+
+class InvalidError(NekkoError):
+    """The caller's input cannot be used; the same input will fail again."""
+
+
+class ReferenceInvalidError(InvalidError):
+    """An image reference does not follow the grammar."""
+
+
+class LocatorInvalidError(InvalidError):
+    """A source URL cannot be understood."""
+
+
+class DigestInvalidError(InvalidError):
+    """A digest does not follow the grammar, or its algorithm is not supported."""
+
+
+class PlatformInvalidError(InvalidError):
+    """A platform is not `all`, `host` or os/architecture[/variant]."""
+
+
+class ManifestInvalidError(InvalidError):
+    """A manifest or index cannot be parsed, or goes past a limit."""
+
+
+class RangeInvalidError(InvalidError):
+    """A byte range cannot be satisfied; `size` is the size of the whole in bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+class ConfigInvalidError(InvalidError):
+    """A setting is unknown, of the wrong type or unusable. The message names the key and where it came from."""
+
+
+# --- what was asked for is not here ----------------------------------------------------------------------------------
+
+
+class NotFoundError(NekkoError):
+    """The object asked for does not exist here."""
+
+
+class BlobUnknownError(NotFoundError):
+    """No blob of that digest is in the store."""
+
+    def __init__(self, digest: object) -> None:
+        super().__init__(f"blob {digest} is not in the store")
+        self.digest = digest
+
+
+class ContentUnknownError(NotFoundError):
+    """No content of that name is in the catalog."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not in the cache")
+        self.name = name
+
+
+# --- the object is in use --------------------------------------------------------------------------------------------
+
+
+class ConflictError(NekkoError):
+    """The object's state does not permit the request now."""
+
+
+class StoreBusyError(ConflictError):
+    """Another process holds the cache directory."""
+
+
+# --- bytes are not what they should be -------------------------------------------------------------------------------
+
+
+class IntegrityError(NekkoError):
+    """Bytes failed their proof."""
+
+
+class DigestMismatchError(IntegrityError):
+    """The hash of the bytes is not the digest they were asked for by."""
+
+    def __init__(self, expected: object, actual: object) -> None:
+        super().__init__(f"expected {expected}, got bytes with {actual}")
+        self.expected = expected
+        self.actual = actual
+
+
+class SizeMismatchError(IntegrityError):
+    """There are more or fewer bytes than the descriptor says. `actual` is what arrived up to the decision."""
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"expected {expected} bytes, got {'more' if actual > expected else actual}")
+        self.expected = expected
+        self.actual = actual
+
+
+# --- there is no room ------------------------------------------------------------------------------------------------
+
+
+class CapacityError(NekkoError):
+    """A resource of this node is exhausted."""
+
+
+class StorageFullError(CapacityError):
+    """The disk has no room for what was asked. Both figures in bytes."""
+
+    def __init__(self, needed_bytes: int, free_bytes: int, where: object) -> None:
+        super().__init__(f"{where}: {needed_bytes} bytes needed, {free_bytes} bytes free")
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+# --- the far end -----------------------------------------------------------------------------------------------------
+
+
+class UpstreamError(NekkoError):
+    """An upstream did not give what was asked. The message names the URL (without credentials) and the cause."""
+
+
+class UpstreamConnectError(UpstreamError):
+    """No connection: name lookup, refusal, TLS."""
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """No byte arrived for the configured time."""
+
+
+class UpstreamCutError(UpstreamError):
+    """The connection ended before the body did. What arrived is kept for resumption."""
+
+
+class UpstreamStatusError(UpstreamError):
+    """An answer with a status that cannot be used."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UpstreamNotFoundError(UpstreamStatusError):
+    """The upstream says that it does not have it (404, 410)."""
+
+
+class UpstreamDeniedError(UpstreamStatusError):
+    """The upstream wants other credentials (401, 403)."""
+
+
+class UpstreamThrottledError(UpstreamStatusError):
+    """The upstream wants fewer requests (429). `retry_after_seconds` is what it asked for, or None."""
+
+    def __init__(self, message: str, *, status: int = 429, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamUnavailableError(UpstreamStatusError):
+    """The upstream is in trouble (5xx, 408). `retry_after_seconds` is what it asked for, or None."""
+
+    def __init__(self, message: str, *, status: int, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamContentError(UpstreamError):
+    """What the upstream sent is wrong: digest, length, encoding, manifest, redirect."""
+
+
+class UpstreamForbiddenError(UpstreamError):
+    """This node's own fetch policy does not permit that host or address."""
+
+
+# --- our own work ----------------------------------------------------------------------------------------------------
+
+
+class TransferError(NekkoError):
+    """A transfer or pull ended without its result."""
+
+
+class TransferAbandonedError(TransferError):
+    """It was cancelled: by DELETE, by shutdown, or because the last waiter left."""
+
+
+class HostError(NekkoError):
+    """The host refused an operation (socket, file system, kernel)."""

@@ -1,0 +1,192 @@
+"""The seam to far ends: what `transfer` asks of every upstream.
+
+An upstream *resolves* a locator to a resolution, and a resolution hands out *remotes*, each of which can open one body
+at an offset. Nothing here verifies content: bytes are unproven until an ingest has compared their digest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+from nekko.sources.credentials import Credentials
+from nekko.sources.locator import Locator
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What tells one version of a remote from another. Source: RFC 9110, section 8.8."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def if_range(self) -> str | None:
+        """The value for If-Range: a strong ETag, else Last-Modified, else None (then nothing can be resumed)."""
+        if self.etag is not None and not self.etag.startswith("W/"):
+            return self.etag
+        return self.last_modified if self.etag is None else None
+
+    def __bool__(self) -> bool:
+        return self.etag is not None or self.last_modified is not None
+
+
+class Body(Protocol):
+    """One opened answer. `offset` is where it really starts: 0 if the upstream ignored or refused the range."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def size(self) -> int | None:
+        """Size of the whole (not of this part) in bytes, None if the upstream does not tell."""
+
+    @property
+    def validators(self) -> Validators: ...
+
+    async def drain(self, write: Callable[[memoryview], None], progressed: Callable[[int], None]) -> None:
+        """Move the rest of the body into `write`, then return.
+
+        Args:
+            write: Called in worker threads, never by two at once, in order. The buffer is reused after it returns.
+                What it raises ends the body and comes out here unchanged.
+            progressed: Called in the trio thread with the number of bytes written since the last call, at least
+                every few MiB and at least every second while bytes arrive.
+
+        Raises:
+            UpstreamTimeoutError: No byte arrived for the stall timeout.
+            UpstreamCutError: The connection ended early.
+            UpstreamContentError: Broken framing, or a Content-Encoding.
+
+        Cancellation: Safe at any point; `write` is not called again once this has returned or raised.
+        """
+
+
+class Remote(Protocol):
+    """One thing that can be fetched."""
+
+    @property
+    def digest(self) -> Digest | None:
+        """Known before fetching, or None (plain HTTP)."""
+
+    @property
+    def size(self) -> int | None: ...
+
+    @property
+    def where(self) -> str:
+        """The URL for messages, without credentials, without the values of its query."""
+
+    @property
+    def host(self) -> str:
+        """`host[:port]` that the limit of transfers per host counts by."""
+
+    def open(
+        self, *, offset: int = 0, validators: Validators | None = None
+    ) -> AbstractAsyncContextManager[Body]:
+        """Ask for the bytes from `offset` on, by Range with If-Range of `validators` when `offset` is not 0.
+
+        A remote with a known digest may resume without validators. When the upstream answers 200, or 416, or has
+        another version, the body starts at 0 (a 416 is followed by a plain request).
+
+        Raises:
+            UpstreamError: One of its leaves, by what happened. Retrying is the caller's.
+        """
+
+
+class Image(Protocol):
+    """A resolution whose root is a manifest or index: the walk over its graph finds the rest."""
+
+    @property
+    def root(self) -> Descriptor: ...
+
+    @property
+    def body(self) -> bytes | None:
+        """The root's bytes, unproven where `root.digest` came from the caller; None if only a HEAD was sent."""
+
+    def remote(self, descriptor: Descriptor) -> Remote:
+        """Give the remote of a manifest or blob reachable from the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a `Files` resolution. `name` may hold folders, `/` between them, and is safe as a relative path."""
+
+    name: str
+    remote: Remote
+    proof: Callable[[], "Proof"] | None = None
+    """Starts a further proof over the same bytes (a git blob id, for instance), where the upstream gives one."""
+
+
+class Proof(Protocol):
+    """A check made while bytes pass, besides the digest."""
+
+    def update(self, data: memoryview) -> None: ...
+
+    def verdict(self) -> str | None:
+        """After the last byte: None if the bytes are right, else what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One fetched file as `Files.assemble` gets it back. `validators` are those of the answer that brought it."""
+
+    name: str
+    digest: Digest
+    size: int
+    validators: Validators = field(default_factory=Validators)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The OCI artifact that wraps fetched files."""
+
+    manifest: bytes
+    media_type: str
+    answer: Digest | None
+    """The digest that the content API answers; None means the manifest's own."""
+    blobs: Mapping[Digest, bytes] = field(default_factory=dict)
+    """Small blobs the manifest names that were not fetched (its config)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A resolution that is a list of files: fetch each, then `assemble` the manifest that names them."""
+
+    files: Sequence[File]
+    assemble: Callable[[Sequence[StoredFile]], Assembly]
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The upstream still has what is known (answer to a refresh)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is held already, for a conditional request. `root` is the digest of the root manifest."""
+
+    root: Digest
+    validators: Validators = field(default_factory=Validators)
+
+
+Resolution = Image | Files | Unchanged
+
+
+class Upstream(Protocol):
+    """A kind of far end."""
+
+    async def resolve(
+        self, locator: Locator, *, credentials: Credentials | None = None, known: Known | None = None
+    ) -> Resolution:
+        """Find out what a locator stands for now.
+
+        Args:
+            locator: Of the kind this upstream serves.
+            credentials: Of this one request; they win over configured ones and go to no other host.
+            known: Ask conditionally; `Unchanged` is the answer where the upstream still has this.
+
+        Raises:
+            UpstreamError: One of its leaves.
+        """
