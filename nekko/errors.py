@@ -37,6 +37,14 @@ class ManifestInvalidError(InvalidError):
     """A manifest or index cannot be parsed, or goes past a limit."""
 
 
+class RequestInvalidError(InvalidError):
+    """A request to one of nekko's own doors cannot be understood."""
+
+
+class BodyTooLargeError(InvalidError):
+    """A request's body is larger than this door takes."""
+
+
 class RangeInvalidError(InvalidError):
     """A byte range cannot be satisfied; `size` is the size of the whole in bytes."""
 
@@ -47,6 +55,13 @@ class RangeInvalidError(InvalidError):
 
 class ConfigInvalidError(InvalidError):
     """A setting is unknown, of the wrong type or unusable. The message names the key and where it came from."""
+
+
+# --- the caller may not do that --------------------------------------------------------------------------------------
+
+
+class AccessDeniedError(NekkoError):
+    """This caller, through this listener, may not do what it asked for."""
 
 
 # --- what was asked for is not here ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ the key in upper case with underscores (or `env`); the flag is the key in kebab-
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,8 +110,3 @@ class Settings:
         None, "docker's config.json with registry credentials (default: $DOCKER_CONFIG or ~/.docker)"
     )
     hosts: Mapping[str, Host] = setting({}, "settings per upstream host", is_flag_offered=False)
-
-
-def settings_of(cls: type) -> tuple[Field[Any], ...]:
-    """Give the declared settings of a class, in order."""
-    return tuple(cls.__dataclass_fields__.values())

@@ -115,8 +115,8 @@ class File:
 
     name: str
     remote: Remote
-    proof: Callable[[], "Proof"] | None = None
-    """Starts a further proof over the same bytes (a git blob id, for instance), where the upstream gives one."""
+    proofs: Callable[[], Sequence["Proof"]] = tuple
+    """Starts the further proofs over the same bytes (a git blob id, for instance) that the upstream gives."""
 
 
 class Proof(Protocol):

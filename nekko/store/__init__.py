@@ -1,0 +1,22 @@
+"""The store: one verified copy of every byte, in an OCI image layout on local disk.
+
+    <cache-dir>/
+      oci-layout, index.json         what OCI tools read; replaced by rename only
+      blobs/<algorithm>/<encoded>    proven content, mode 0444
+      .nekko/
+        lock                         held by the one process that may write
+        catalog.sqlite               names, edges, sizes, states (WAL)
+        ingest/<key>/data            bytes being written
+        ingest/<key>/state.json      what is needed to resume them
+        quarantine/<time>-<key>/     what failed its proof, and why
+        trash/                       removed content on its way out
+
+Life of content: an *ingest* is opened, written and committed (`ingest`); committing proves the bytes and publishes
+them as a *blob*; a *content* row names the root and everything it requires (`catalog`); `index` writes the names of
+complete contents to index.json. A *lease* keeps blobs while somebody works with them, a *reservation* (`capacity`)
+keeps disk space for bytes that are on their way. `collect` removes blobs that nothing names any more.
+
+This room never talks to a network, and nothing outside it writes below the cache directory. Blocking work happens in
+threads, in steps that cancellation cannot cut in half; decisions about what to keep are made in sync steps in the
+trio thread, so no other task can see them half made.
+"""

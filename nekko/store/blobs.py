@@ -1,0 +1,62 @@
+"""The reading half of the store: is a blob there, where, and its bytes."""
+
+import os
+from pathlib import Path
+
+import trio
+
+from nekko.errors import BlobUnknownError
+from nekko.oci.digest import Digest
+from nekko.store.catalog import Catalog
+from nekko.store.content import Blob
+from nekko.store.layout import Layout
+
+
+class Blobs:
+    """Reads proven blobs. A blob counts as present when its record exists and its file has the recorded size."""
+
+    def __init__(self, layout: Layout, catalog: Catalog) -> None:
+        self._layout = layout
+        self._catalog = catalog
+
+    def path(self, digest: Digest) -> Path:
+        """Give the absolute path at which a blob is or would be."""
+        return self._layout.blob(digest)
+
+    def stat(self, digest: Digest) -> Blob | None:
+        """Give a blob, or None if it is absent or its file is not what was published."""
+        blob = self._catalog.blob(digest)
+        if blob is None:
+            return None
+        try:
+            is_whole = self.path(digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return None
+        return blob if is_whole else None
+
+    def open(self, digest: Digest) -> tuple[Blob, int]:
+        """Open a blob for reading; the caller closes the file descriptor. Later removal does not disturb it.
+
+        Raises:
+            BlobUnknownError: It is not in the store.
+        """
+        blob = self.stat(digest)
+        if blob is None:
+            raise BlobUnknownError(digest)
+        try:
+            return blob, os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise BlobUnknownError(digest) from None
+
+    async def read(self, digest: Digest) -> bytes:
+        """Read a small blob whole; its bytes are proven once more, since memory is where they will be used.
+
+        Raises:
+            BlobUnknownError: It is not in the store, or is damaged.
+        """
+        if self.stat(digest) is None:
+            raise BlobUnknownError(digest)
+        content = await trio.to_thread.run_sync(self.path(digest).read_bytes)
+        if Digest.of(content, digest.algorithm) != digest:
+            raise BlobUnknownError(digest)
+        return content

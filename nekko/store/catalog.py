@@ -1,0 +1,292 @@
+"""The catalog: names, the graph between blobs, states and times, in SQLite.
+
+SQLite because names, edges and times must scale to a million rows and survive power loss. The connection is used from
+the trio thread only: point reads and short transactions take microseconds, and no await inside a transaction gives
+serial access for nothing. A commit is in the write-ahead log at once and durable after `sync`, which is what an
+acknowledgement waits for.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+from nekko.store.content import Blob, Content, Naming, Required, State
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE edges (parent TEXT NOT NULL, child TEXT NOT NULL, PRIMARY KEY (parent, child)) WITHOUT ROWID;
+CREATE INDEX edges_by_child ON edges (child);
+CREATE TABLE contents (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL, ref_name TEXT NOT NULL, url TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    state TEXT NOT NULL,
+    is_held INTEGER NOT NULL DEFAULT 0,      -- 1: complete and served; 0: arriving
+    is_resumable INTEGER NOT NULL DEFAULT 0, -- goes on after a restart of the daemon
+    root TEXT, root_type TEXT, root_size INTEGER, artifact_type TEXT,
+    digest TEXT,
+    error TEXT,
+    created REAL NOT NULL, updated REAL NOT NULL, last_used REAL NOT NULL,
+    UNIQUE (name, is_held)
+);
+CREATE INDEX contents_by_root ON contents (root);
+CREATE INDEX contents_by_url ON contents (url);
+CREATE TABLE required (
+    content INTEGER NOT NULL REFERENCES contents (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    digest TEXT NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL, title TEXT,
+    PRIMARY KEY (content, position)
+) WITHOUT ROWID;
+CREATE INDEX required_by_digest ON required (digest);
+"""
+_COLUMNS = (
+    "id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest, error,"
+    " created, updated, last_used"
+)
+
+
+class Catalog:
+    """One open catalog file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the catalog.
+
+        Raises:
+            sqlite3.DatabaseError: The file is not a catalog of this version, or is damaged (`fsck --rebuild`).
+        """
+        is_new = not path.exists()
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        if is_new or not self._db.execute("PRAGMA user_version").fetchone()[0]:
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            self._db.close()
+            raise sqlite3.DatabaseError(f"catalog version {version}, this nekko reads {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Write back and close."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    async def sync(self) -> None:
+        """Make every commit so far survive power loss.
+
+        In WAL mode a commit is its frames in the log; forcing the log to disk is all that `synchronous=FULL` would
+        add, and here one force serves many commits.
+        """
+        await trio.to_thread.run_sync(_sync_file, self._path.with_name(self._path.name + "-wal"))
+
+    # --- blobs and edges ---------------------------------------------------------------------------------------------
+
+    def add_blob(self, blob: Blob) -> None:
+        """Record a published blob."""
+        row = (str(blob.digest), blob.size, time.time())
+        self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", row)
+
+    def add_edges(self, parent: Digest, children: Iterable[Digest]) -> None:
+        """Record what a manifest in the store names."""
+        with self._transaction():
+            rows = ((str(parent), str(child)) for child in children)
+            self._db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?)", rows)
+
+    def blob(self, digest: Digest) -> Blob | None:
+        """Give the record of a blob."""
+        row = self._db.execute("SELECT size FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
+        return Blob(digest, row[0]) if row else None
+
+    def blobs(self) -> list[Blob]:
+        """Give every record; for checking the whole store."""
+        return [Blob(Digest.parse(d), size) for d, size in self._db.execute("SELECT digest, size FROM blobs")]
+
+    def drop_blob(self, digest: Digest) -> list[Digest]:
+        """Forget a blob and its edges; give what it named."""
+        with self._transaction():
+            rows = self._db.execute("SELECT child FROM edges WHERE parent = ?", (str(digest),)).fetchall()
+            self._db.execute("DELETE FROM edges WHERE parent = ?", (str(digest),))
+            self._db.execute("DELETE FROM blobs WHERE digest = ?", (str(digest),))
+        return [Digest.parse(row[0]) for row in rows]
+
+    def is_named(self, digest: Digest) -> bool:
+        """Tell whether a content, or a manifest in the store, names this blob."""
+        row = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM required WHERE digest = :d)"
+            " OR EXISTS (SELECT 1 FROM contents WHERE root = :d)"
+            " OR EXISTS (SELECT 1 FROM edges WHERE child = :d)",
+            {"d": str(digest)},
+        ).fetchone()
+        return bool(row[0])
+
+    def totals(self) -> tuple[int, int, int]:
+        """Give the number of blobs, their bytes, and the number of complete contents."""
+        blobs, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
+        contents = self._db.execute("SELECT count(*) FROM contents WHERE is_held").fetchone()[0]
+        return blobs, size, contents
+
+    # --- contents ----------------------------------------------------------------------------------------------------
+
+    def begin(self, naming: Naming, *, platform: str, is_resumable: bool) -> Content:
+        """Record that a pull starts. An earlier attempt's row and what it requires are taken over."""
+        now = time.time()
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO contents (name, ref_name, url, platform, state, is_resumable, created, updated, last_used)"
+                " VALUES (?, ?, ?, ?, 'downloading', ?, ?, ?, ?)"
+                " ON CONFLICT (name, is_held) DO UPDATE SET state = 'downloading', error = NULL, url = excluded.url,"
+                " platform = excluded.platform, is_resumable = excluded.is_resumable, updated = excluded.updated",
+                (naming.name, naming.ref_name, naming.url, platform, is_resumable, now, now, now),
+            )
+        content = self.arriving(naming.name)
+        assert content is not None
+        return content
+
+    def require(self, content: Content, root: Descriptor, required: Sequence[Required], digest: Digest) -> None:
+        """Record what an arriving content needs, replacing what an earlier attempt thought."""
+        with self._transaction():
+            self._set_root(content.id, root, digest)
+            self._set_required(content.id, required)
+
+    def complete(self, content: Content, root: Descriptor, required: Sequence[Required], digest: Digest) -> None:
+        """Turn an arriving content into the one that is served, in one step with dropping the one served before."""
+        with self._transaction():
+            self._db.execute("DELETE FROM contents WHERE name = ? AND is_held", (content.naming.name,))
+            self._set_root(content.id, root, digest)
+            self._set_required(content.id, required)
+            now = time.time()
+            self._db.execute(
+                "UPDATE contents SET state = 'complete', is_held = 1, is_resumable = 0, updated = ?, last_used = ?"
+                " WHERE id = ?",
+                (now, now, content.id),
+            )
+
+    def interrupt(self, content: Content, state: State, error: tuple[str, str] | None) -> None:
+        """Record that an arriving content is not being worked on."""
+        self._db.execute(
+            "UPDATE contents SET state = ?, error = ?, updated = ? WHERE id = ?",
+            (state, json.dumps(error) if error else None, time.time(), content.id),
+        )
+
+    def touch(self, content: Content) -> None:
+        """Record a use."""
+        self._db.execute("UPDATE contents SET last_used = ? WHERE id = ?", (time.time(), content.id))
+
+    def forget(self, content: Content) -> None:
+        """Remove a row; its blobs are `collect`'s business."""
+        with self._transaction():
+            self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
+
+    def held(self, name: str) -> Content | None:
+        """Give the complete content of a name."""
+        return self._one("name = ? AND is_held", name)
+
+    def arriving(self, name: str) -> Content | None:
+        """Give the content of a name that is on its way, or stopped on it."""
+        return self._one("name = ? AND NOT is_held", name)
+
+    def named(self, url: str) -> str | None:
+        """Give the name of the content that was asked for by exactly this URL."""
+        row = self._db.execute("SELECT name FROM contents WHERE url = ?", (url,)).fetchone()
+        return str(row[0]) if row else None
+
+    def unfinished(self) -> list[Content]:
+        """Give every content that is on its way."""
+        return self._many("NOT is_held", ())
+
+    def page(self, *, after: str, limit: int) -> list[Content]:
+        """Give contents in the order of their names, one for each: the complete one where there are two."""
+        return self._many(
+            "name > ? AND (is_held OR NOT EXISTS (SELECT 1 FROM contents h WHERE h.name = contents.name AND h.is_held))"
+            " ORDER BY name LIMIT ?",
+            (after, limit),
+        )
+
+    def everything(self) -> list[Content]:
+        """Give every row; for checking the whole store."""
+        return self._many("1", ())
+
+    def _one(self, where: str, *values: object) -> Content | None:
+        found = self._many(where, values)
+        return found[0] if found else None
+
+    def _many(self, where: str, values: Sequence[object]) -> list[Content]:
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM contents WHERE {where}", values)  # noqa: S608 - constants
+        return [self._content(row) for row in rows.fetchall()]
+
+    def _content(self, row: tuple[object, ...]) -> Content:
+        required = self._db.execute(
+            "SELECT digest, size, media_type, title FROM required WHERE content = ? ORDER BY position", (row[0],)
+        )
+        return _content_of(row, tuple(Required(Digest.parse(d), s, m, t) for d, s, m, t in required))
+
+    def _set_root(self, content_id: int, root: Descriptor, digest: Digest) -> None:
+        self._db.execute(
+            "UPDATE contents SET root = ?, root_type = ?, root_size = ?, artifact_type = ?, digest = ?, updated = ?"
+            " WHERE id = ?",
+            (str(root.digest), root.media_type, root.size, root.artifact_type, str(digest), time.time(), content_id),
+        )
+
+    def _set_required(self, content_id: int, required: Sequence[Required]) -> None:
+        self._db.execute("DELETE FROM required WHERE content = ?", (content_id,))
+        self._db.executemany(
+            "INSERT INTO required VALUES (?, ?, ?, ?, ?, ?)",
+            ((content_id, n, str(r.digest), r.size, r.media_type, r.title) for n, r in enumerate(required)),
+        )
+
+
+def complete_contents(path: Path) -> list[Content]:
+    """Read every complete content, without what it requires, on a connection of its own: for a worker thread."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        rows = db.execute(f"SELECT {_COLUMNS} FROM contents WHERE is_held ORDER BY name").fetchall()  # noqa: S608
+    finally:
+        db.close()
+    return [_content_of(row, ()) for row in rows]
+
+
+def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Content:
+    (content_id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest,
+     error, created, updated, last_used) = row  # fmt: skip
+    descriptor = None
+    if root is not None:
+        descriptor = Descriptor(root_type, Digest.parse(root), root_size, artifact_type=artifact_type)  # type: ignore[arg-type]  # the schema's types
+    return Content(
+        id=content_id, naming=Naming(name, ref_name, url), platform=platform, state=state,  # type: ignore[arg-type]  # the schema's types
+        is_resumable=bool(is_resumable), root=descriptor, digest=Digest.parse(digest) if digest else None,  # type: ignore[arg-type]  # the schema's types
+        required=required, error=tuple(json.loads(error)) if error else None,  # type: ignore[arg-type]  # the schema's types
+        created=created, updated=updated, last_used=last_used,  # type: ignore[arg-type]  # the schema's types
+    )  # fmt: skip
+
+
+def _sync_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # checkpointed and removed: everything is in the database, forced there by SQLite
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

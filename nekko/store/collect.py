@@ -1,0 +1,60 @@
+"""Collection: removing blobs that nothing names any more.
+
+The cost follows what was removed, not the size of the store: only its descendants are looked at, and each is asked for
+its inbound edges. A blob is first renamed into the trash, in the same sync step as the decision, so no pull can come to
+rely on it in between; the bytes are freed afterwards in a thread.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+
+from nekko.oci.digest import Digest
+from nekko.store.catalog import Catalog
+from nekko.store.layout import Layout
+from nekko.store.leases import Leases
+
+STEP = 64
+"""Blobs decided between two checkpoints: about a millisecond."""
+
+
+async def collect(
+    candidates: Iterable[Digest], *, layout: Layout, catalog: Catalog, leases: Leases, foreign: frozenset[Digest]
+) -> int:
+    """Remove those candidates, and what they named, that no name, manifest, lease or foreign entry needs.
+
+    Returns:
+        The bytes freed.
+    """
+    pending = list(dict.fromkeys(candidates))
+    freed = 0
+    removed: list[Path] = []
+    for count, digest in enumerate(_drain(pending)):
+        if catalog.is_named(digest) or digest in leases or digest in foreign:
+            continue
+        blob = catalog.blob(digest)
+        if blob is None:
+            continue
+        pending.extend(catalog.drop_blob(digest))
+        trash = layout.trash / f"{digest.algorithm}-{digest.encoded}"
+        try:
+            layout.blob(digest).rename(trash)
+        except FileNotFoundError:  # somebody removed the file; its record is gone now as well
+            continue
+        removed.append(trash)
+        freed += blob.size
+        if count % STEP == STEP - 1:
+            await trio.lowlevel.checkpoint()
+    await trio.to_thread.run_sync(_unlink, removed)
+    return freed
+
+
+def _drain(pending: list[Digest]) -> Iterable[Digest]:
+    while pending:
+        yield pending.pop()
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

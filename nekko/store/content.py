@@ -1,0 +1,79 @@
+"""What the catalog knows of one content: its name, its root, what it requires and how far it is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+
+State = Literal["downloading", "partial", "failed", "complete"]
+"""`partial`: interrupted, its parts are kept, nothing is running. `failed`: the same, and `error` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """One blob a content needs. `title` is its file name, where it has one."""
+
+    digest: Digest
+    size: int
+    media_type: str
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a content is called: by the catalog (`name`), in index.json (`ref_name`), by its user (`url`)."""
+
+    name: str
+    ref_name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One row of the catalog. A name has at most two: the complete one that is served, and one that is arriving.
+
+    `digest` is what the content API answers: the file's own for a wrapped file, else the root manifest's. `required`
+    is empty while it is not known yet. Times are seconds since the epoch. `error` is (error class, message).
+    """
+
+    id: int
+    naming: Naming
+    platform: str
+    state: State
+    is_resumable: bool
+    root: Descriptor | None
+    digest: Digest | None
+    required: tuple[Required, ...]
+    error: tuple[str, str] | None
+    created: float
+    updated: float
+    last_used: float
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of everything required, None while that is unknown."""
+        return sum(item.size for item in self.required) if self.root else None
+
+    @property
+    def files(self) -> tuple[Required, ...]:
+        """What a user would open: the titled blobs of an artifact, else every blob."""
+        return tuple(item for item in self.required if item.title is not None) or self.required
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One proven blob."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """A snapshot. `quarantined` counts what failed its proof."""
+
+    blobs: int
+    bytes: int
+    contents: int
+    quarantined: int

@@ -1,0 +1,109 @@
+"""index.json: the names of complete contents, for OCI tools. Written from the catalog, replaced by rename.
+
+Entries of ours carry `io.nekko.name`; every other entry was added by another tool and is carried over at each rewrite.
+Writing costs in proportion to the number of names (100,000 are 27 MB), so it happens in a thread, and after a write
+that took long the next one waits longer.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import trio
+
+from nekko.errors import InvalidError
+from nekko.oci import manifest, mediatype
+from nekko.oci.descriptor import REF_NAME, URL
+from nekko.oci.digest import Digest
+from nekko.store.catalog import complete_contents
+from nekko.store.content import Content
+from nekko.store.layout import Layout, replace_file
+
+NAME = "io.nekko.name"
+"""Annotation of ours on index entries: the name in the catalog, from which a lost catalog is rebuilt."""
+PLATFORM = "io.nekko.platform"
+"""Annotation of ours on index entries: the platforms that were pulled, where not all were."""
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_CHILDREN = 100_000
+"""Limits for manifests that other tools put here: generous, for they only say what must be kept."""
+PAUSE_FACTOR = 10
+"""A write that took t seconds is followed by a pause of this many times t: a tenth of a thread at the most."""
+
+
+class IndexFile:
+    """The writer of one index.json."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._is_stale = True
+        self._wake = trio.Event()
+        self._writing = trio.Lock()
+
+    def changed(self) -> None:
+        """Tell that the catalog's names changed; `run` writes them soon."""
+        self._is_stale = True
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Bring the file up to date now."""
+        async with self._writing:
+            if self._is_stale:
+                self._is_stale = False
+                try:
+                    await trio.to_thread.run_sync(self._write)
+                except BaseException:
+                    self._is_stale = True
+                    raise
+
+    async def run(self) -> None:
+        """Write when something changed, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            started = trio.current_time()
+            await self.flush()
+            await trio.sleep((trio.current_time() - started) * PAUSE_FACTOR)
+
+    def foreign_digests(self) -> frozenset[Digest]:
+        """Give every blob that entries of other tools name, directly or through manifests; blocking."""
+        found: set[Digest] = set()
+        pending = [entry.get("digest") for entry in self._foreign_entries()]
+        while pending:
+            try:
+                digest = Digest.parse(str(pending.pop()))
+                if digest in found:
+                    continue
+                found.add(digest)
+                path = self._layout.blob(digest)
+                if path.stat().st_size <= MAX_MANIFEST_BYTES:
+                    parsed = manifest.parse(path.read_bytes(), max_bytes=MAX_MANIFEST_BYTES, max_children=MAX_CHILDREN)
+                    pending.extend(str(child.digest) for child in parsed.children)
+            except (InvalidError, FileNotFoundError):  # a leaf, or not there: nothing below it
+                continue
+        return frozenset(found)
+
+    def _foreign_entries(self) -> list[dict[str, Any]]:
+        return [entry for entry in read_entries(self._layout) if NAME not in (entry.get("annotations") or {})]
+
+    def _write(self) -> None:
+        entries = [_entry(content) for content in complete_contents(self._layout.catalog)]
+        index = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries + self._foreign_entries()}
+        replace_file(self._layout.index, json.dumps(index, separators=(",", ":")).encode())
+
+
+def read_entries(layout: Layout) -> list[dict[str, Any]]:
+    """Read the entries of index.json; one that cannot be read, or is no index, has none."""
+    try:
+        index = json.loads(layout.index.read_bytes())
+        entries: Iterable[Any] = index["manifests"]
+        return [entry for entry in entries if isinstance(entry, dict)]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _entry(content: Content) -> Mapping[str, object]:
+    assert content.root is not None
+    annotations = {REF_NAME: content.naming.ref_name, NAME: content.naming.name, URL: content.naming.url}
+    if content.platform != "all":
+        annotations[PLATFORM] = content.platform
+    return content.root.to_json() | {"annotations": annotations}

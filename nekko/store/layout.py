@@ -1,0 +1,109 @@
+"""The directory tree of the cache, and the lock that makes this process its only writer."""
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from nekko.errors import ConfigInvalidError, StoreBusyError
+from nekko.oci.digest import Digest
+
+LAYOUT_VERSION = "1.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are below one cache directory. Source: image-spec, image-layout.md."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.json"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def own(self) -> Path:
+        return self.root / ".nekko"
+
+    @property
+    def catalog(self) -> Path:
+        return self.own / "catalog.sqlite"
+
+    @property
+    def ingests(self) -> Path:
+        return self.own / "ingest"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.own / "quarantine"
+
+    @property
+    def trash(self) -> Path:
+        return self.own / "trash"
+
+    def blob(self, digest: Digest) -> Path:
+        """Give the path of a blob, whether it exists or not."""
+        return self.blobs / digest.algorithm / digest.encoded
+
+    def prepare(self) -> None:
+        """Create what is missing and empty the trash of an earlier process.
+
+        Raises:
+            ConfigInvalidError: The directory cannot be made or written, or holds another kind of layout.
+        """
+        try:
+            for directory in (self.blobs / "sha256", self.ingests, self.quarantine, self.trash):
+                directory.mkdir(parents=True, exist_ok=True)
+            marker = self.root / "oci-layout"
+            if not marker.exists():
+                replace_file(marker, json.dumps({"imageLayoutVersion": LAYOUT_VERSION}).encode())
+            version = json.loads(marker.read_bytes()).get("imageLayoutVersion")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigInvalidError(f"cacheDir {self.root}: not usable as an OCI image layout: {error}") from error
+        if version != LAYOUT_VERSION:
+            raise ConfigInvalidError(f"cacheDir {self.root}: OCI image layout {version!r}, not {LAYOUT_VERSION}")
+        shutil.rmtree(self.trash)
+        self.trash.mkdir()
+
+    def lock(self) -> int:
+        """Become the only writer; the file descriptor returned holds the lock until it is closed.
+
+        Raises:
+            StoreBusyError: Another process is.
+        """
+        descriptor = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreBusyError(f"cacheDir {self.root} is in use by process {holder}: stop it first") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        return descriptor
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file in one step that survives power loss: a reader sees the old or the new bytes, never a mixture."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""The store as one object: its parts, opened together, and the steps that touch more than one of them."""
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from nekko.errors import ConfigInvalidError
+from nekko.oci.digest import Digest
+from nekko.store.blobs import Blobs
+from nekko.store.capacity import Capacity
+from nekko.store.catalog import Catalog
+from nekko.store.collect import collect
+from nekko.store.content import Blob, Content, Required, StoreStatistics
+from nekko.store.index import IndexFile
+from nekko.store.ingest import Ingests
+from nekko.store.layout import Layout
+from nekko.store.leases import Leases
+
+INGEST_KEPT_SECONDS = 7 * 24 * 3600.0
+"""A partial download that nobody went on with for a week is given up at the next start."""
+HASH_BYTES = 4 << 20
+
+
+class Store:
+    """An opened cache directory. Made by `open_store`."""
+
+    def __init__(self, layout: Layout, catalog: Catalog, *, min_free_bytes: int) -> None:
+        self.layout = layout
+        self.catalog = catalog
+        self.blobs = Blobs(layout, catalog)
+        self.ingests = Ingests(layout)
+        self.leases = Leases()
+        self.capacity = Capacity(layout.root, min_free_bytes=min_free_bytes)
+        self.index = IndexFile(layout)
+
+    def statistics(self) -> StoreStatistics:
+        """Count what is in the store."""
+        blobs, size, contents = self.catalog.totals()
+        return StoreStatistics(blobs, size, contents, sum(1 for _ in self.layout.quarantine.iterdir()))
+
+    def missing(self, content: Content) -> tuple[Required, ...]:
+        """Give the required blobs that are not in the store; one stat each."""
+        return tuple(item for item in content.required if self.blobs.stat(item.digest) is None)
+
+    def present_bytes(self, item: Required) -> int:
+        """Tell how many bytes of a required blob are on disk, proven or arriving."""
+        return item.size if self.blobs.stat(item.digest) else self.ingests.kept_bytes(str(item.digest))
+
+    async def publish_bytes(self, content: bytes, digest: Digest) -> Blob:
+        """Publish bytes held in memory (a manifest, a config).
+
+        Raises:
+            DigestMismatchError: They are not the bytes of that digest.
+        """
+        if (blob := self.blobs.stat(digest)) is not None:
+            return blob
+        key = str(digest)
+        with self.capacity.reserve({key: len(content)}):
+            async with self.ingests.open(key, digest=digest) as ingest:
+                await ingest.restart()
+                await trio.to_thread.run_sync(ingest.write, memoryview(content))
+                blob = await ingest.publish()
+        self.catalog.add_blob(blob)
+        return blob
+
+    async def adopt(self, digest: Digest) -> Blob | None:
+        """Take over a blob file that the catalog does not know, if its bytes are right.
+
+        The file is there when the daemon died between publishing and recording, or when another tool wrote it. Bytes
+        that fail the proof are removed: the name is wanted for the right ones.
+        """
+        path = self.layout.blob(digest)
+        if not path.exists():
+            return None
+        actual = await trio.to_thread.run_sync(hash_file, path, digest.algorithm)
+        if actual.digest != digest:
+            path.unlink()
+            return None
+        blob = Blob(digest, actual.size)
+        self.catalog.add_blob(blob)
+        return blob
+
+    async def remove(self, contents: Iterable[Content]) -> int:
+        """Remove contents: their names at once, then the blobs that nothing else needs.
+
+        Returns:
+            The bytes freed.
+        """
+        removed = list(contents)
+        for content in removed:
+            self.catalog.forget(content)
+        self.index.changed()
+        await self.index.flush()  # before its blobs go, so that no tool finds a name without its blobs
+        await self.catalog.sync()
+        return await self.collect(item for content in removed for item in digests_of(content))
+
+    async def collect(self, candidates: Iterable[Digest]) -> int:
+        """Remove those candidates, and what they named, that nothing needs; give the bytes freed."""
+        return await collect(
+            candidates, layout=self.layout, catalog=self.catalog, leases=self.leases,
+            foreign=await trio.to_thread.run_sync(self.index.foreign_digests),
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[Store]:
+    """Open a cache directory, create it where it is new, and keep index.json up to date while the block runs.
+
+    Raises:
+        ConfigInvalidError: The directory or its catalog cannot be used.
+        StoreBusyError: Another process holds it.
+    """
+    layout = Layout(cache_dir)
+    try:
+        layout.own.mkdir(parents=True, exist_ok=True)
+        lock = layout.lock()
+    except OSError as error:
+        raise ConfigInvalidError(f"cacheDir {cache_dir}: {error.strerror or error}") from error
+    try:
+        layout.prepare()
+        try:
+            catalog = Catalog(layout.catalog)
+        except sqlite3.DatabaseError as error:
+            raise ConfigInvalidError(
+                f"cacheDir {cache_dir}: catalog: {error}; `nekko fsck --rebuild` makes it anew from the layout"
+            ) from error
+        try:
+            store = Store(layout, catalog, min_free_bytes=min_free_bytes)
+            store.ingests.remove_older(INGEST_KEPT_SECONDS)
+            await store.index.flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.index.run)
+                yield store
+                nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await store.index.flush()
+        finally:
+            catalog.close()
+    finally:
+        os.close(lock)
+
+
+def digests_of(content: Content) -> list[Digest]:
+    """Give every digest a content keeps: its root first."""
+    root = [content.root.digest] if content.root else []
+    return [*root, *(item.digest for item in content.required)]
+
+
+def hash_file(path: Path, algorithm: str) -> Blob:
+    """Hash a file; blocking. Gives the digest and size found."""
+    hasher = Digest(algorithm, "").hasher()
+    size = 0
+    buffer = bytearray(HASH_BYTES)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(view[:count])
+            size += count
+    return Blob(Digest(algorithm, hasher.hexdigest()), size)

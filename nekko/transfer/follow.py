@@ -1,0 +1,58 @@
+"""Reading a blob while it arrives: late joiners stream what is there, at their own pace."""
+
+import os
+from collections.abc import AsyncIterator
+
+import trio
+
+from nekko.errors import UpstreamContentError
+from nekko.store.blobs import Blobs
+from nekko.transfer.table import Transfer, retold
+
+CHUNK_BYTES = 256 << 10
+WITHHELD_BYTES = 64 << 10
+"""A reader that does not prove digests itself gets these last bytes only after the proof: nobody takes a wrong file
+for a whole one."""
+
+
+async def follow(
+    transfer: Transfer, blobs: Blobs, *, start: int, end: int, is_proof_needed: bool = True
+) -> AsyncIterator[bytes]:
+    """Give bytes [start, end) of a running transfer, in chunks, as they arrive.
+
+    Args:
+        transfer: Joined by the caller for as long as it reads; its size must be known.
+        is_proof_needed: Withhold the last bytes until the digest is proven.
+
+    Raises:
+        NekkoError: The transfer failed; the bytes so far must not be taken for the blob.
+        UpstreamContentError: Bytes that were already read turned out to be wrong ones.
+    """
+    progress = transfer.progress
+    offset, generation, descriptor = start, -1, -1
+    try:
+        while offset < end:
+            moved = progress.moved  # taken before looking, so that no wake-up is lost
+            if transfer.done.is_set() and transfer.error is not None:
+                raise retold(transfer.error)
+            if progress.generation != generation and progress.ingest is not None and not transfer.done.is_set():
+                if offset > start:
+                    raise UpstreamContentError("the upstream sent other bytes when it was asked again")
+                if descriptor >= 0:
+                    os.close(descriptor)
+                descriptor, generation = progress.ingest.duplicate(), progress.generation
+            if descriptor < 0 and transfer.fetched is not None:  # over before the first look
+                _, descriptor = blobs.open(transfer.fetched.blob.digest)
+            ready = end if transfer.done.is_set() else progress.position
+            if is_proof_needed and not transfer.done.is_set():
+                ready = min(ready, (progress.size or 0) - WITHHELD_BYTES)
+            count = min(CHUNK_BYTES, min(ready, end) - offset)
+            if count <= 0:
+                await moved.wait()
+                continue
+            chunk = await trio.to_thread.run_sync(os.pread, descriptor, count, offset)
+            offset += len(chunk)
+            yield chunk
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
