@@ -147,7 +147,11 @@ class UpstreamError(NekkoError):
 
 
 class UpstreamConnectError(UpstreamError):
-    """No connection: name lookup, refusal, TLS."""
+    """No connection: name lookup, refusal."""
+
+
+class UpstreamTlsError(UpstreamError):
+    """The TLS handshake failed, most often because a certificate is not trusted."""
 
 
 class UpstreamTimeoutError(UpstreamError):

@@ -17,6 +17,7 @@ from nekko.api.access import may_change
 from nekko.api.responses import json_response, problem
 from nekko.config.settings import Settings
 from nekko.errors import BodyTooLargeError, ContentUnknownError, InvalidError, RequestInvalidError
+from nekko.metrics import Counters
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
@@ -27,7 +28,8 @@ from nekko.transfer.pull import Pull, PullResult, Pulls, Wish
 
 MAX_PAGE = 1000
 """Contents in one answer of the list: more would hold up the event loop."""
-MAX_JSON_DEPTH = 32
+BODY_SECONDS = 30.0
+"""A small JSON body takes no longer, even on a bad line."""
 _FIELDS: Mapping[str, type] = {
     "url": str,
     "credentials": str,
@@ -37,7 +39,7 @@ _FIELDS: Mapping[str, type] = {
 }
 
 
-def build(store: Store, pulls: Pulls, settings: Settings) -> Blueprint:
+def build(store: Store, pulls: Pulls, settings: Settings, counters: Counters) -> Blueprint:
     """Make the routes below `/content`."""
     door = Blueprint("content", __name__)
 
@@ -60,9 +62,11 @@ def build(store: Store, pulls: Pulls, settings: Settings) -> Blueprint:
     async def pull_content() -> Response:
         may_change(request.scope, settings)
         wish = _wish(await _json_body(settings), settings)
+        held = await pulls.answer_held(wish)
+        (counters.misses if held is None else counters.hits)["content"] += 1
+        if held is not None:
+            return await answer(held)
         if "respond-async" in request.headers.get("Prefer", ""):
-            if (result := await pulls.answer_held(wish)) is not None:
-                return await answer(result)
             pulls.start(wish)
             body = {"url": wish.locator.given, "name": wish.locator.name, "digest": "", "state": "downloading"}
             response = json_response(body, 202)
@@ -131,10 +135,13 @@ async def _json_body(settings: Settings) -> Mapping[str, Any]:
     if (request.content_length or 0) > limit:
         raise BodyTooLargeError(f"the body has {request.content_length} bytes, at most {limit} are read")
     raw = bytearray()
-    async for chunk in request.body:
-        raw += chunk
-        if len(raw) > limit:
-            raise BodyTooLargeError(f"the body has more than the {limit} bytes that are read")
+    with trio.move_on_after(BODY_SECONDS) as scope:
+        async for chunk in request.body:
+            raw += chunk
+            if len(raw) > limit:
+                raise BodyTooLargeError(f"the body has more than the {limit} bytes that are read")
+    if scope.cancelled_caught:
+        raise RequestInvalidError(f"the body did not arrive within {BODY_SECONDS:g} seconds")
     try:
         body = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:
@@ -177,7 +184,7 @@ def _described(store: Store, content: Content, running: Pull | None) -> dict[str
     state: str = content.state
     if content.state == "complete" and any(present[item.digest] < item.size for item in content.required):
         state = "partial"
-    bytes_present, size = sum(present.values()), content.size
+    bytes_present, size = sum(present[item.digest] for item in content.counted), content.size
     if running is not None and size is None:
         statistics = running.statistics()
         bytes_present, size = statistics.bytes_present, statistics.size

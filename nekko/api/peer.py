@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 STATE_KEY = "nekko.peer"
+SENDFILE_KEY = "nekko.sendfile"
+"""A coroutine function `(descriptor, offset, count)` that sends part of a file as body, where the connection can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,4 +79,4 @@ def _unix_address(text: str, path: str) -> UnixAddress:
 
 
 def _invalid(text: str, reason: str) -> ConfigInvalidError:
-    return ConfigInvalidError(f"address {text[:200]!r}: {reason}")
+    return ConfigInvalidError(f"{text[:200]!r} is not an address: {reason}")

@@ -1,14 +1,18 @@
+# ruff: noqa: RUF009 - `setting` declares a field, it computes nothing
 """Every setting: one field, its unit in its name, its default, and one sentence for the table in the README.
 
-The classes are frozen and plain; `sources` fills them from defaults < file < environment < flags, and `check` refuses
-what cannot work. Keys in a file are the camelCase of the field (or `key` below); the environment name is `NEKKO_` and
-the key in upper case with underscores (or `env`); the flag is the key in kebab-case.
+The classes are frozen and plain; `sources` fills them from defaults < file < environment < flags. Keys in a file are
+the camelCase of the field (or `key` below); the environment name is `NEKKO_` and the key in upper case with
+underscores (or `env`); the flag is the key in kebab-case. A secret has no flag, for `ps` shows those to everyone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
+
+from nekko.config import grammar
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -26,14 +30,18 @@ def setting(
     key: str | None = None,
     env: str | None = None,
     old_env: str | None = None,
-    kind: Literal["size"] | None = None,
+    short_flag: str | None = None,
+    read: Callable[[str], Any] | None = None,
     is_secret: bool = False,
-    is_flag_offered: bool = True,
 ) -> Any:
-    """Declare one setting. `kind="size"` takes bytes or text such as `10GiB`; a secret is redacted wherever shown."""
-    metadata = {"help": help, "key": key, "env": env, "old_env": old_env, "kind": kind, "is_secret": is_secret,
-                "is_flag_offered": is_flag_offered}  # fmt: skip
-    if isinstance(default, (dict, list)):
+    """Declare one setting.
+
+    `read` turns its text (of a list: one item's) into its value, where the type alone does not say how. A secret is
+    redacted wherever it is shown.
+    """
+    metadata = {"help": help, "key": key, "env": env, "old_env": old_env, "short_flag": short_flag, "read": read,
+                "is_secret": is_secret}  # fmt: skip
+    if isinstance(default, dict):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -63,50 +71,138 @@ class Settings:
     )  # fmt: skip
     address: tuple[str, ...] = setting(
         ("localhost:8050",), "where to listen: host:port, :port, [::1]:port, unix:/path or /path; repeatable",
-        env="NEKKO_ADDRESS", old_env="STORAGE_MANAGER_ADDRESS",
+        env="NEKKO_ADDRESS", old_env="STORAGE_MANAGER_ADDRESS", read=grammar.address,
     )  # fmt: skip
     verbose: int = setting(
-        0, "log level: 0 info, 1 debug, 2 trace", env="VERBOSE", old_env="STORAGE_MANAGER_VERBOSE"
-    )
+        0, "log level: 0 info, 1 debug, 2 trace; more counts as 2",
+        env="VERBOSE", old_env="STORAGE_MANAGER_VERBOSE", short_flag="-v", read=grammar.log_level,
+    )  # fmt: skip
 
     # --- the server
-    socket_mode: str = setting("0660", "mode of a Unix socket, octal")
+    socket_mode: str = setting("0660", "mode of a Unix socket, octal", read=grammar.octal_mode)
     socket_group: str | None = setting(None, "group that owns a Unix socket")
     tls_cert: Path | None = setting(None, "PEM certificate chain: TCP listeners speak TLS")
     tls_key: Path | None = setting(None, "PEM private key of tlsCert")
     tokens: tuple[str, ...] = setting(
         (), "Bearer tokens that may change and delete on listeners that are neither loopback nor a Unix socket",
-        is_secret=True, is_flag_offered=False,
+        is_secret=True,
     )  # fmt: skip
     graceful_stop_seconds: float = setting(10.0, "how long running answers may go on after SIGTERM")
     send_timeout_seconds: float = setting(60.0, "a client that accepts no byte for this long is dropped")
-    max_request_body_bytes: int = setting(1 * MIB, "largest JSON body accepted", key="maxRequestBody", kind="size")
+    max_request_body_bytes: int = setting(
+        1 * MIB, "largest JSON body accepted", key="maxRequestBody", read=grammar.size
+    )
 
     # --- the store
     min_free_space_bytes: int = setting(
-        256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", kind="size"
+        256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", read=grammar.size
     )
 
     # --- fetching
-    platform: str = setting("all", "platforms an image pull takes: all, host, or a list such as linux/amd64,linux/arm64")
+    platform: str = setting(
+        "all", "platforms an image pull takes: all, host, or a list such as linux/amd64,linux/arm64",
+        read=grammar.platforms,
+    )  # fmt: skip
     max_transfers: int = setting(8, "simultaneous transfers in total")
     max_transfers_per_host: int = setting(4, "simultaneous transfers from one upstream host")
-    max_attempts: int = setting(6, "tries of one transfer without a byte of progress before it fails")
+    max_attempts: int = setting(5, "tries of one transfer without a byte of progress before it fails")
     retry_base_seconds: float = setting(0.5, "first pause between tries; doubles each time, with jitter")
     retry_max_seconds: float = setting(30.0, "longest pause between tries; a longer Retry-After ends the transfer")
     connect_timeout_seconds: float = setting(10.0, "longest wait for a connection to an upstream")
     stall_timeout_seconds: float = setting(60.0, "an upstream that sends no byte for this long has stalled")
-    max_redirects: int = setting(10, "redirects followed for one request")
+    max_redirects: int = setting(10, "redirects followed for one request", read=grammar.number)
     max_manifest_bytes: int = setting(
-        4 * MIB, "largest manifest or index (what registries guarantee to take)", key="maxManifestSize", kind="size"
+        4 * MIB,
+        "largest manifest or index (what registries guarantee to take)",
+        key="maxManifestSize",
+        read=grammar.size,
     )
     max_graph_blobs: int = setting(20_000, "most manifests and blobs that one pull may name")
-    allowed_hosts: tuple[str, ...] = setting((), "if not empty, only these upstream hosts: names, *.suffix, host:port")
-    denied_hosts: tuple[str, ...] = setting((), "upstream hosts never asked: names, *.suffix, host:port")
-    denied_addresses: tuple[str, ...] = setting(
-        METADATA_ADDRESSES, "networks never connected to, whatever name leads there; default: link-local and metadata"
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "if not empty, only these upstream hosts: names, *.suffix, host:port", read=grammar.host_pattern
     )
+    denied_hosts: tuple[str, ...] = setting(
+        (), "upstream hosts never asked: names, *.suffix, host:port", read=grammar.host_pattern
+    )
+    denied_addresses: tuple[str, ...] = setting(
+        METADATA_ADDRESSES, "networks never connected to, whatever name leads there; default: link-local and metadata",
+        read=grammar.network,
+    )  # fmt: skip
     docker_config: Path | None = setting(
         None, "docker's config.json with registry credentials (default: $DOCKER_CONFIG or ~/.docker)"
     )
-    hosts: Mapping[str, Host] = setting({}, "settings per upstream host", is_flag_offered=False)
+    hosts: Mapping[str, Host] = setting({}, "settings per upstream host")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One setting, with its names everywhere."""
+
+    field: Field[Any]
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
+        return self.field.name
+
+    @property
+    def key(self) -> str:
+        """The name in a file and in messages."""
+        first, *rest = self.field.name.split("_")
+        return self.field.metadata["key"] or first + "".join(map(str.capitalize, rest))
+
+    @property
+    def flag(self) -> str | None:
+        """The name on the command line; None for a secret and for a table."""
+        if self.is_secret or self.is_table:
+            return None
+        return "--" + re.sub("[A-Z]", lambda match: f"-{match[0].lower()}", self.key)
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The names in the environment, the one that wins first; none for a table."""
+        if self.is_table:
+            return ()
+        plain = "NEKKO_" + re.sub("[A-Z]", lambda match: f"_{match[0]}", self.key).upper()
+        metadata = self.field.metadata
+        return tuple(name for name in (metadata["env"] or plain, metadata["old_env"]) if name)
+
+    @property
+    def default(self) -> Any:
+        """The value without any source."""
+        factory = self.field.default_factory
+        return self.field.default if factory is MISSING else factory()
+
+    @property
+    def help(self) -> str:
+        """One sentence for people."""
+        return str(self.field.metadata["help"])
+
+    @property
+    def short_flag(self) -> str | None:
+        """A one-letter flag, where there is one."""
+        short_flag: str | None = self.field.metadata["short_flag"]
+        return short_flag
+
+    @property
+    def read(self) -> Callable[[str], Any] | None:
+        """The grammar of its text, where the type alone does not say it."""
+        reader: Callable[[str], Any] | None = self.field.metadata["read"]
+        return reader
+
+    @property
+    def is_secret(self) -> bool:
+        return bool(self.field.metadata["is_secret"])
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.field.type) is tuple
+
+    @property
+    def is_table(self) -> bool:
+        return get_origin(self.field.type) is Mapping
+
+
+def declarations_of(cls: type[Settings] | type[Host]) -> tuple[Declaration, ...]:
+    """Give what a class declares, in order."""
+    return tuple(Declaration(declared) for declared in fields(cls))

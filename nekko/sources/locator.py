@@ -223,4 +223,4 @@ def _ref_name(name: str) -> str:
     # no derived name can be equal to one.
     address = (name.partition("://")[2] or name).partition("?")[0]
     words = _NOT_A_WORD.sub(lambda run: "/" if "/" in run[0] else "." if run[0] == "." else "-", address)
-    return f"{words[:_MAX_REF_WORDS].strip('/.-')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"{words[:_MAX_REF_WORDS].strip('/.-')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}".lstrip("-")

@@ -26,13 +26,14 @@ class Blobs:
     def stat(self, digest: Digest) -> Blob | None:
         """Give a blob, or None if it is absent or its file is not what was published."""
         blob = self._catalog.blob(digest)
-        if blob is None:
-            return None
+        return blob if blob is not None and self.has_file(digest, blob.size) else None
+
+    def has_file(self, digest: Digest, size: int) -> bool:
+        """Tell whether a blob's file is there with its size; asks the disk only, so any thread may."""
         try:
-            is_whole = self.path(digest).stat().st_size == blob.size
+            return self.path(digest).stat().st_size == size
         except FileNotFoundError:
-            return None
-        return blob if is_whole else None
+            return False
 
     def open(self, digest: Digest) -> tuple[Blob, int]:
         """Open a blob for reading; the caller closes the file descriptor. Later removal does not disturb it.

@@ -51,9 +51,15 @@ class Content:
     last_used: float
 
     @property
+    def counted(self) -> tuple[Required, ...]:
+        """What its size is made of: the file where it is a wrapped one, else everything required."""
+        is_wrapped = self.root is not None and self.digest != self.root.digest
+        return tuple(item for item in self.required if item.digest == self.digest) if is_wrapped else self.required
+
+    @property
     def size(self) -> int | None:
-        """Bytes of everything required, None while that is unknown."""
-        return sum(item.size for item in self.required) if self.root else None
+        """Bytes of what is counted, None while that is unknown."""
+        return sum(item.size for item in self.counted) if self.root else None
 
     @property
     def files(self) -> tuple[Required, ...]:

@@ -43,12 +43,12 @@ class Store:
         return StoreStatistics(blobs, size, contents, sum(1 for _ in self.layout.quarantine.iterdir()))
 
     def missing(self, content: Content) -> tuple[Required, ...]:
-        """Give the required blobs that are not in the store; one stat each."""
-        return tuple(item for item in content.required if self.blobs.stat(item.digest) is None)
+        """Give the required blobs that are not on disk. One stat each, so for a worker thread."""
+        return tuple(item for item in content.required if not self.blobs.has_file(item.digest, item.size))
 
     def present_bytes(self, item: Required) -> int:
-        """Tell how many bytes of a required blob are on disk, proven or arriving."""
-        return item.size if self.blobs.stat(item.digest) else self.ingests.kept_bytes(str(item.digest))
+        """Tell how many bytes of a required blob are on disk, proven or arriving. For a worker thread."""
+        return item.size if self.blobs.has_file(item.digest, item.size) else self.ingests.kept_bytes(str(item.digest))
 
     async def publish_bytes(self, content: bytes, digest: Digest) -> Blob:
         """Publish bytes held in memory (a manifest, a config).

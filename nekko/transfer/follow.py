@@ -1,7 +1,7 @@
 """Reading a blob while it arrives: late joiners stream what is there, at their own pace."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -17,7 +17,7 @@ for a whole one."""
 
 async def follow(
     transfer: Transfer, blobs: Blobs, *, start: int, end: int, is_proof_needed: bool = True
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Give bytes [start, end) of a running transfer, in chunks, as they arrive.
 
     Args:

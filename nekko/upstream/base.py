@@ -7,7 +7,7 @@ at an offset. Nothing here verifies content: bytes are unproven until an ingest 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
@@ -82,9 +82,7 @@ class Remote(Protocol):
     def host(self) -> str:
         """`host[:port]` that the limit of transfers per host counts by."""
 
-    def open(
-        self, *, offset: int = 0, validators: Validators | None = None
-    ) -> AbstractAsyncContextManager[Body]:
+    def open(self, *, offset: int = 0, validators: Validators | None = None) -> AbstractAsyncContextManager[Body]:
         """Ask for the bytes from `offset` on, by Range with If-Range of `validators` when `offset` is not 0.
 
         A remote with a known digest may resume without validators. When the upstream answers 200, or 416, or has
@@ -174,16 +172,18 @@ class Known:
 Resolution = Image | Files | Unchanged
 
 
-class Upstream(Protocol):
-    """A kind of far end."""
+L = TypeVar("L", bound=Locator, contravariant=True)
+
+
+class Upstream(Protocol[L]):
+    """A kind of far end; `L` is the kind of locator it serves."""
 
     async def resolve(
-        self, locator: Locator, *, credentials: Credentials | None = None, known: Known | None = None
+        self, locator: L, *, credentials: Credentials | None = None, known: Known | None = None
     ) -> Resolution:
         """Find out what a locator stands for now.
 
         Args:
-            locator: Of the kind this upstream serves.
             credentials: Of this one request; they win over configured ones and go to no other host.
             known: Ask conditionally; `Unchanged` is the answer where the upstream still has this.
 

@@ -37,8 +37,8 @@ def test_range_of_each_form_is_cut_to_the_size(header: str, expected: list[tuple
     "header",
     [
         "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=a-b", "bytes=1", "bytes=1-2-3", "bytes=--5", "bytes=+1-2",
-        "bytes=1 -2", "bytes=0-1;2-3", "bytes=0-1,x", "bytes=٠-١", "bytes 0-1", "items=0-1", "bytes=0-" + "9" * 41,
-        "bytes=0x1-2", "bytes=1.5-2", "bytes=0-1\n",
+        "bytes=1 -2", "bytes=0-1;2-3", "bytes=0-1,x", "bytes=\u0660-\u0661", "bytes 0-1", "items=0-1",
+        "bytes=0x1-2", "bytes=1.5-2", "bytes=0-1\n", "bytes=0-" + "9" * 41,
     ],
 )  # fmt: skip
 def test_range_of_another_unit_or_grammar_is_ignored(header: str) -> None:
@@ -114,8 +114,7 @@ _HEADERS = st.one_of(st.text(), st.text(alphabet="0123456789-, ").map("bytes="._
 def test_any_header_gives_ranges_inside_the_whole_or_none_or_invalid(header: str, size: int) -> None:
     try:
         ranges = parse_range(header, size)
-    except RangeInvalidError as error:
-        assert error.size == size
+    except RangeInvalidError:
         return
     if ranges is not None:
         assert ranges

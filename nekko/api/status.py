@@ -1,0 +1,81 @@
+"""How the daemon is: `/`, `/health`, `/metrics`, and `/admin/status` for the command line."""
+
+import os
+import time
+from dataclasses import asdict
+
+from quart import Blueprint, Response
+
+from nekko import __version__
+from nekko.api.responses import json_response
+from nekko.metrics import Counters, Snapshot, exposition
+from nekko.store.store import Store
+from nekko.transfer.pull import Pulls
+from nekko.transfer.table import Transfers
+
+FRONT_PAGE = f"""\
+nekko {__version__}: the storage daemon of this node
+
+/content/            pull a URL, list; /content/<base64 of the URL> shows and removes
+/<sha256>            a file by its hash
+/health              /health/live: the process turns; /health/ready: the cache can be used
+/metrics             Prometheus
+/admin/status        transfers, pulls, disk
+"""
+
+
+def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) -> Blueprint:
+    """Make the routes."""
+    door = Blueprint("status", __name__)
+    started = time.monotonic()
+
+    @door.get("/")
+    async def front_page() -> Response:
+        return Response(FRONT_PAGE, content_type="text/plain; charset=utf-8")
+
+    @door.get("/health/live")
+    async def live() -> Response:
+        return json_response({"status": "live"})
+
+    @door.get("/health")
+    @door.get("/health/ready")
+    async def ready() -> Response:
+        capacity = store.capacity.statistics()
+        problems = []
+        if not os.access(store.layout.root, os.W_OK):
+            problems.append(f"{store.layout.root} cannot be written")
+        if capacity.available_bytes <= 0:
+            problems.append(f"the disk of {store.layout.root} is full")
+        body = {"status": "not ready" if problems else "ready", "version": __version__, "problems": problems}
+        return json_response(body, 503 if problems else 200)
+
+    @door.get("/metrics")
+    async def metrics() -> Response:
+        capacity, held = store.capacity.statistics(), store.statistics()
+        snapshot = Snapshot(
+            transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
+            transfers_failed=transfers.failed, upstream_bytes=transfers.received_by_host,
+            unique_bytes=transfers.unique_bytes, pulls_running=len(pulls.statistics()), blobs=held.blobs,
+            blob_bytes=held.bytes, contents=held.contents, quarantined=held.quarantined,
+            disk_available_bytes=capacity.available_bytes, disk_reserved_bytes=capacity.reserved_bytes,
+        )  # fmt: skip
+        return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @door.get("/admin/status")
+    async def status() -> Response:
+        capacity = store.capacity.statistics()
+        running = [asdict(each) | {"digest": str(each.digest or "")} for each in transfers.statistics()]
+        return json_response({
+            "version": __version__,
+            "uptime_seconds": round(time.monotonic() - started, 1),
+            "cache_dir": str(store.layout.root),
+            "disk": {
+                "total_bytes": capacity.total_bytes, "free_bytes": capacity.available_bytes,
+                "reserved_bytes": capacity.reserved_bytes,
+            },
+            "store": asdict(store.statistics()),
+            "transfers": running,
+            "pulls": [asdict(each) | {"state": "downloading"} for each in pulls.statistics()],
+        })  # fmt: skip
+
+    return door

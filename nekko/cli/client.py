@@ -1,0 +1,160 @@
+"""The running daemon as commands see it: small JSON requests over a Unix socket or TCP, one connection each."""
+
+import json
+import select
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from nekko.cli.exits import BY_STATUS, CommandError, Exit
+from nekko.config.address import Address, TcpAddress, UnixAddress
+
+DEFAULT_ADDRESSES: tuple[Address, ...] = (UnixAddress(Path("/run/nekko/nekko.sock")), TcpAddress("localhost", 8050))
+TIMEOUT_SECONDS = 60.0
+"""For an answer that the daemon has at hand. A pull has no limit: it takes as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the daemon said."""
+
+    status: int
+    body: Any
+    """Parsed JSON; None for an empty body."""
+
+    @property
+    def is_error(self) -> bool:
+        return self.status >= 400
+
+    @property
+    def problem(self) -> str:
+        """The error in words."""
+        told = self.body if isinstance(self.body, dict) else {}
+        parts = [str(told[key]) for key in ("title", "detail") if told.get(key)]
+        return ": ".join(parts) or f"the daemon answered with status {self.status}"
+
+    @property
+    def exit(self) -> Exit:
+        """How a command that got this ends."""
+        return BY_STATUS.get(self.status, Exit.FAILED) if self.is_error else Exit.DONE
+
+    def checked(self) -> "Answer":
+        """Give itself.
+
+        Raises:
+            CommandError: It is an error.
+        """
+        if self.is_error:
+            raise CommandError(self.problem, self.exit)
+        return self
+
+
+class Pending:
+    """A request whose answer is not here yet."""
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+
+    def wait(self, seconds: float | None = None) -> Answer | None:
+        """Give the answer, or None if it has not begun to arrive after `seconds`.
+
+        Raises:
+            CommandError: The connection broke, or the answer is no JSON over HTTP.
+        """
+        poll = select.poll()
+        poll.register(self._connection.sock, select.POLLIN)
+        if seconds is not None and not poll.poll(seconds * 1000):
+            return None
+        try:
+            response = self._connection.getresponse()
+            raw = response.read()
+            return Answer(response.status, json.loads(raw) if raw else None)
+        except (OSError, HTTPException) as error:
+            raise CommandError(f"the daemon broke off the connection: {error}", Exit.FAILED) from error
+        except ValueError as error:
+            raise CommandError("the answer is not JSON: is another program listening there?", Exit.FAILED) from error
+        finally:
+            self._connection.close()
+
+
+class Daemon:
+    """The first of several addresses that takes a connection."""
+
+    def __init__(self, addresses: Iterable[Address]) -> None:
+        self._addresses = tuple(addresses)
+
+    def start(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+    ) -> Pending:
+        """Send a request. The timeout limits each silence of the connection; None stands for no limit.
+
+        Raises:
+            CommandError: No daemon answers at any address.
+        """
+        connection = self._connect()
+        connection.sock.settimeout(timeout_seconds)
+        encoded = None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if encoded else {}
+        try:
+            connection.request(method, path, encoded, sent | dict(headers or {}))
+        except OSError as error:
+            connection.close()
+            raise CommandError(f"the daemon broke off the connection: {error}", Exit.FAILED) from error
+        return Pending(connection)
+
+    def ask(self, method: str, path: str) -> Answer:
+        """Send a request without a body and wait for its answer.
+
+        Raises:
+            CommandError: As `start` and `Pending.wait`.
+        """
+        answer = self.start(method, path).wait()
+        assert answer is not None, "waiting without a limit gives an answer"
+        return answer
+
+    def is_there(self) -> bool:
+        """Tell whether any address takes a connection."""
+        try:
+            self._connect().close()
+        except CommandError:
+            return False
+        return True
+
+    def _connect(self) -> HTTPConnection:
+        tried = []
+        for address in self._addresses:
+            try:
+                # The name in the Host header of a Unix socket has no meaning; HTTP only wants one.
+                connection = HTTPConnection("localhost")
+                connection.sock = _open(address)
+            except OSError as error:
+                tried.append(f"{address} ({error.strerror or error})")
+            else:
+                self._addresses = (address,)
+                return connection
+        raise CommandError(
+            f"no daemon answers; tried {', '.join(tried)}. Start it: systemctl start nekko.socket, or nekko serve",
+            Exit.NO_DAEMON,
+        )
+
+
+def _open(address: Address) -> socket.socket:
+    if isinstance(address, TcpAddress):
+        return socket.create_connection((address.host or "localhost", address.port), TIMEOUT_SECONDS)
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.settimeout(TIMEOUT_SECONDS)
+        opened.connect(str(address.path))
+    except OSError:
+        opened.close()
+        raise
+    return opened

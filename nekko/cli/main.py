@@ -1,0 +1,56 @@
+"""The `nekko` command: its subcommands, and how it ends."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from nekko import __version__
+from nekko.cli import configuration, content, daemon, pull
+from nekko.cli.exits import HELP, CommandError, Exit
+from nekko.cli.version import version_text
+from nekko.errors import ConfigInvalidError, NekkoError
+
+_COMMANDS = (
+    daemon.serve, pull.pull, content.ls, content.show, content.rm, daemon.status, daemon.fsck, configuration.config,
+)  # fmt: skip
+
+
+@click.group(epilog=HELP)
+@click.version_option(__version__, message=version_text())
+def nekko() -> None:
+    """Fetch, prove, keep and hand out models, images and files on this node.
+
+    \b
+    nekko serve                                    run the daemon
+    nekko pull oci://docker.io/library/alpine:3    get an image
+    nekko ls                                       what is here
+    """
+
+
+@nekko.command()
+def version() -> None:
+    """Print version, commit and build date."""
+    click.echo(version_text())
+
+
+for command in _COMMANDS:
+    nekko.add_command(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; give its exit code. Errors have been told on standard error."""
+    try:
+        code = nekko.main(list(arguments), prog_name="nekko", standalone_mode=False)
+    except CommandError as error:
+        error.show()
+        return error.code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return Exit.INTERRUPTED
+    except NekkoError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return Exit.USAGE if isinstance(error, ConfigInvalidError) else Exit.FAILED
+    return int(code or Exit.DONE)

@@ -1,0 +1,78 @@
+"""Checks that span several settings, or that ask this host."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nekko.config.settings import Host, Settings, declarations_of
+from nekko.errors import ConfigInvalidError
+
+
+def check_certificates(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse a certificate without its key, and a key without its certificate.
+
+    Raises:
+        ConfigInvalidError: Names the one that is given and the one that is missing.
+    """
+    pair = {"tlsCert": settings.tls_cert, "tlsKey": settings.tls_key}
+    if lonely := _lonely(pair):
+        raise ConfigInvalidError(f"{lonely[0]} ({origin[lonely[0]]}): {lonely[1]} is missing, they go together")
+    for name, host in settings.hosts.items():
+        if lonely := _lonely({"cert": host.cert, "key": host.key}):
+            where = f"hosts ({origin['hosts']}): {name}: {lonely[0]}"
+            raise ConfigInvalidError(f"{where}: {lonely[1]} is missing, they go together")
+
+
+def _lonely(pair: Mapping[str, Path | None]) -> tuple[str, str] | None:
+    """Give the key that is set and the key that is missing, if only one of two is."""
+    given = [key for key, path in pair.items() if path]
+    missing = [key for key, path in pair.items() if not path]
+    return (given[0], missing[0]) if given and missing else None
+
+
+def check_host(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse a cache directory that cannot be used, and a named file that cannot be read. Changes nothing.
+
+    Raises:
+        ConfigInvalidError: Names the key, its origin and the cause.
+    """
+    if reason := _reason_against(settings.cache_dir):
+        raise ConfigInvalidError(f"cacheDir ({origin['cacheDir']}): {reason}")
+    for key, path in _files(settings):
+        _check_readable(f"{key} ({origin[key]})", path)
+    for name, host in settings.hosts.items():
+        for key, path in _files(host):
+            _check_readable(f"hosts ({origin['hosts']}): {name}: {key}", path)
+
+
+def _files(settings: Settings | Host) -> Iterator[tuple[str, Path]]:
+    for declaration in declarations_of(type(settings)):
+        value = getattr(settings, declaration.name)
+        if isinstance(value, Path) and declaration.name != "cache_dir":
+            yield declaration.key, value
+
+
+def _check_readable(where: str, path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigInvalidError(f"{where}: {path}: {error.strerror}") from error
+
+
+def _reason_against(cache_dir: Path) -> str | None:
+    """Say why a directory can be neither used nor created, if so."""
+    for directory in (cache_dir, *cache_dir.parents):
+        try:
+            directory.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{directory}: {error.strerror}"
+        if not directory.is_dir():
+            return f"{directory} is not a directory"
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            return f"{directory} is not writable" + (
+                "" if directory == cache_dir else f", {cache_dir} cannot be created"
+            )
+        return None
+    return None

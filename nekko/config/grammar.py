@@ -1,0 +1,145 @@
+"""How the text of a setting is read. Pure: text in, value out, `ConfigInvalidError` with the reason otherwise.
+
+Files, environment and flags are all read as text by these functions, so a value means the same wherever it stands: in
+a YAML file too, `0660` stays an octal mode and `no` stays a word.
+"""
+
+import ipaddress
+import os
+import re
+from decimal import Decimal
+from pathlib import Path
+
+from nekko.config.address import parse_address
+from nekko.errors import ConfigInvalidError, PlatformInvalidError
+from nekko.oci.platform import PlatformSelection
+
+MAX_SIZE_BYTES = (1 << 63) - 1
+"""What SQLite and file offsets hold."""
+MAX_SECONDS = 365 * 86400
+"""A year: sockets and poll take no more than some centuries, and a longer wait is a slip of the keyboard."""
+MAX_NUMBER = (1 << 31) - 1
+
+_UNITS = {"": 1, "b": 1} | {
+    prefix + end: base**power
+    for power, prefix in enumerate("kmgtp", start=1)
+    for base, end in ((1000, "b"), (1024, ""), (1024, "ib"))
+}
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s?([A-Za-z]{0,3})", re.ASCII)
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s/@?#:*\[\]\\]+)(?::[0-9]{1,5})?")
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def text(value: str) -> str:
+    """Give the text itself. Never shows it, for secrets are read by this."""
+    if not value:
+        raise ConfigInvalidError("the value is empty")
+    if "\0" in value:
+        raise ConfigInvalidError("the value holds a NUL character")
+    return value
+
+
+def number(value: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not re.fullmatch("[0-9]{1,10}", value) or int(value) > MAX_NUMBER:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a whole number from 0 to {MAX_NUMBER}")
+    return int(value)
+
+
+def count(value: str) -> int:
+    """Read a whole number, 1 or more: of what nothing works without."""
+    if (found := number(value)) == 0:
+        raise ConfigInvalidError("must be 1 or more")
+    return found
+
+
+def log_level(value: str) -> int:
+    """Read 0, 1 or 2; more counts as 2."""
+    return min(number(value), 2)
+
+
+def seconds(value: str) -> float:
+    """Read plain seconds, 0 or more."""
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", value) or float(value) > MAX_SECONDS:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a number of seconds from 0 to {MAX_SECONDS}")
+    return float(value)
+
+
+def size(value: str) -> int:
+    """Read bytes: `1048576`, `500MB` (of 1000), `10GiB` or `10G` (of 1024), `1.5G`; parts of a byte are dropped."""
+    match = _SIZE.fullmatch(value)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a size: write bytes, or a number with KB, MB, GiB, TiB, …")
+    found = int(Decimal(match[1]) * unit)
+    if found > MAX_SIZE_BYTES:
+        raise ConfigInvalidError(f"{value[:200]!r} is more than {MAX_SIZE_BYTES} bytes")
+    return found
+
+
+def size_text(size_bytes: int) -> str:
+    """Give the shortest text that `size` reads as exactly this."""
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size_bytes and size_bytes % (1 << power) == 0:
+            return f"{size_bytes >> power}{unit}"
+    return str(size_bytes)
+
+
+def switch(value: str) -> bool:
+    """Read true or false, yes or no, on or off."""
+    if (found := _SWITCHES.get(value.lower())) is None:
+        raise ConfigInvalidError(f"{value[:200]!r} is neither true nor false")
+    return found
+
+
+def path(value: str) -> Path:
+    """Read a path: `~` is expanded, a relative one starts at the working directory."""
+    try:
+        return Path(os.path.abspath(Path(text(value)).expanduser()))
+    except (RuntimeError, OSError) as error:
+        raise ConfigInvalidError(f"{value[:200]!r} cannot be made absolute: {error}") from error
+
+
+def address(value: str) -> str:
+    """Give the text of a listening address, checked."""
+    parse_address(value)
+    return value
+
+
+def octal_mode(value: str) -> str:
+    """Give the text of a file mode, checked."""
+    if not re.fullmatch("0?[0-7]{3}", value):
+        raise ConfigInvalidError(f"{value[:200]!r} is not an octal mode such as 0660")
+    return value
+
+
+def platforms(value: str) -> str:
+    """Give the text of a platform selection, checked."""
+    try:
+        PlatformSelection.parse(value)
+    except PlatformInvalidError as error:
+        raise ConfigInvalidError(str(error)) from error
+    return value
+
+
+def network(value: str) -> str:
+    """Give the text of an IP network or address, checked."""
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a network such as 10.0.0.0/8 or fd00::/8") from error
+    return value
+
+
+def host(value: str) -> str:
+    """Give `host` or `host:port`, checked. What stands before an `@` is never shown: it may be a password."""
+    if not _HOST.fullmatch(value) or value != value.lower():
+        shown = value.rpartition("@")[2][:200]
+        raise ConfigInvalidError(f"{shown!r} is not a host: write host or host:port, in lower case, without a scheme")
+    return value
+
+
+def host_pattern(value: str) -> str:
+    """Give `host`, `host:port` or `*.suffix`, checked."""
+    host(value.removeprefix("*."))
+    return value

@@ -1,0 +1,81 @@
+"""The table of settings, generated: `python -m nekko.config.table README.md` writes it between the file's markers."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nekko.config import grammar
+from nekko.config.settings import Declaration, Host, Settings, declarations_of
+from nekko.config.sources import FILE_ENVIRONMENT, FILE_FLAG
+
+START, END = "<!-- settings -->", "<!-- /settings -->"
+
+
+def markdown() -> str:
+    """Give the tables of all settings and of those of one host, as Markdown that ends in a line break."""
+    file_row = (f"`{FILE_FLAG}`", f"`{FILE_ENVIRONMENT}`", "", "a YAML file with the keys of this table")
+    lines = [
+        *_rows("Key", "Flag", "Environment", "Default", "Meaning"),
+        _row("", *file_row),
+        *(
+            _row(_code(d.key), _code(d.flag), ", ".join(map(_code, d.environment)), _default(d), d.help)
+            for d in declarations_of(Settings)
+        ),
+        "",
+        "Below `hosts`, by `host` or `host:port`, in the file only:",
+        "",
+        *_rows("Key", "Default", "Meaning"),
+        *(_row(_code(d.key), _default(d), d.help) for d in declarations_of(Host)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def insert(document: str) -> str:
+    """Give a document with the table between its markers.
+
+    Raises:
+        ValueError: A marker is missing.
+    """
+    before, start, rest = document.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"no {START} … {END} in it")
+    return f"{before}{START}\n{markdown()}{END}{after}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Rewrite the table in each file named."""
+    for name in arguments:
+        path = Path(name)
+        path.write_text(insert(path.read_text("utf-8")), "utf-8")
+
+
+def _rows(*heads: str) -> Iterable[str]:
+    return _row(*heads), _row(*("---" for _ in heads))
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _default(declaration: Declaration) -> str:
+    return ", ".join(map(_code, _plain(declaration.default, is_size=declaration.name.endswith("_bytes"))))
+
+
+def _plain(value: Any, *, is_size: bool) -> list[str]:
+    if value is None or value == {}:
+        return []
+    if isinstance(value, tuple):
+        return list(value)
+    if is_size:
+        return [grammar.size_text(value)]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

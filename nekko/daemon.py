@@ -1,0 +1,129 @@
+"""The daemon: builds every object, opens the one long-lived nursery, serves until told to stop."""
+
+import logging
+import os
+import signal
+import sys
+from functools import partial
+
+import trio
+
+from nekko import __version__
+from nekko.api import app
+from nekko.config.settings import Settings
+from nekko.config.sources import Effective
+from nekko.errors import NekkoError
+from nekko.metrics import Counters
+from nekko.server.listeners import Listener, close_all, open_listeners
+from nekko.server.serve import serve
+from nekko.server.systemd import Notifier
+from nekko.server.tls import server_context
+from nekko.store.store import open_store
+from nekko.transfer.pull import Pulls
+from nekko.transfer.table import Transfers
+from nekko.upstream.resolve import Upstreams
+
+log = logging.getLogger(__name__)
+
+TRACE = 5
+_LEVELS = (logging.INFO, logging.DEBUG, TRACE)
+
+
+def run(effective: Effective) -> int:
+    """Run the daemon until SIGTERM or SIGINT; give the exit code.
+
+    What makes a start impossible (a setting, the cache directory, an address) is one line on stderr and code 2.
+    """
+    settings = effective.settings
+    start_log(settings.verbose)
+    refusal: NekkoError | None = None
+    try:
+        trio.run(partial(_main, settings, has_default_address=effective.origin["address"] == "default"))
+    except* NekkoError as group:
+        refusal = _first(group)
+    if refusal is not None:
+        sys.stderr.write(f"nekko: {refusal}\n")
+        return 2
+    return 0
+
+
+def start_log(verbose: int) -> None:
+    """Log to stderr, where systemd's journal and a terminal expect it; the journal adds the time itself."""
+    is_journal = "JOURNAL_STREAM" in os.environ
+    prefix = "" if is_journal else "%(asctime)s "
+    logging.addLevelName(TRACE, "TRACE")
+    logging.basicConfig(level=_LEVELS[verbose], format=f"{prefix}%(levelname)s %(name)s: %(message)s")
+    if verbose < len(_LEVELS) - 1:  # the libraries' own lines, only at the last level
+        for library in ("httpcore", "httpx", "hypercorn", "quart"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+
+
+async def _main(settings: Settings, *, has_default_address: bool) -> None:
+    notifier = Notifier(os.environ)
+    tls = server_context(settings)
+    # The store first: a second daemon on the same directory must not take the first one's socket away.
+    async with (
+        open_store(settings.cache_dir, min_free_bytes=settings.min_free_space_bytes) as store,
+        Upstreams(settings) as upstreams,
+    ):
+        listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)
+        try:
+            async with trio.open_nursery() as nursery:
+                transfers = Transfers(nursery, store, settings)
+                pulls = Pulls(nursery, store, transfers, upstreams, settings)
+                application = app.build(store, transfers, pulls, Counters(), settings)
+                stop = trio.Event()
+                nursery.start_soon(notifier.watchdog)
+                nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
+                await pulls.resume()
+                ended = trio.Event()
+                await nursery.start(_serve_until, application, listeners, settings, stop, ended)
+                _announce(listeners, settings, notifier)
+                await ended.wait()
+                # Running transfers end here; their ingests and journal rows are what the next start goes on from.
+                nursery.cancel_scope.cancel()
+        finally:
+            close_all(listeners)
+    log.info("stopped")
+
+
+async def _serve_until(
+    application: app.Application,
+    listeners: list[Listener],
+    settings: Settings,
+    stop: trio.Event,
+    ended: trio.Event,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    await serve(application, listeners, settings=settings, stop=stop, task_status=task_status)  # type: ignore[arg-type]  # ASGI, typed closer there
+    ended.set()
+
+
+async def _stop_on_signal(stop: trio.Event, notifier: Notifier, everything: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if stop.is_set():  # told twice: at once
+                log.warning("%s again: stopping at once", signal.Signals(number).name)
+                everything.cancel()
+                return
+            log.info("%s: stopping", signal.Signals(number).name)
+            notifier.stopping()
+            stop.set()
+
+
+def _announce(listeners: list[Listener], settings: Settings, notifier: Notifier) -> None:
+    names = ", ".join(listener.name for listener in listeners)
+    log.info("nekko %s serves %s from %s", __version__, names, settings.cache_dir)
+    remote = [listener.name for listener in listeners if not listener.is_local]
+    if remote and not settings.tokens:
+        log.warning(
+            "%s: reachable from elsewhere, and no tokens are configured: there, nothing can be changed",
+            ", ".join(remote),
+        )
+    notifier.ready()
+    notifier.status(f"serving {names}")
+
+
+def _first(group: BaseExceptionGroup[NekkoError]) -> NekkoError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

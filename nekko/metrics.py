@@ -1,0 +1,93 @@
+"""Prometheus metrics: what is counted on the way, and the snapshots of the tables, formatted on demand."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+LATENCY_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600)
+"""From a hit answered from memory to the pull of a large model."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What is counted as it happens. `door` is the API by which a request came."""
+
+    hits: Counter[str] = field(default_factory=Counter)
+    misses: Counter[str] = field(default_factory=Counter)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    latency: Histogram = field(init=False)
+
+    def __post_init__(self) -> None:
+        latency = Histogram(
+            "nekko_request_seconds", "Time to answer, with the body", ["door", "status"],
+            registry=self.registry, buckets=LATENCY_SECONDS,
+        )  # fmt: skip
+        object.__setattr__(self, "latency", latency)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The figures of one moment; sizes in bytes."""
+
+    transfers_running: int
+    transfers_finished: int
+    transfers_failed: int
+    upstream_bytes: dict[str, int]
+    unique_bytes: int
+    pulls_running: int
+    blobs: int
+    blob_bytes: int
+    contents: int
+    quarantined: int
+    disk_available_bytes: int
+    disk_reserved_bytes: int
+
+
+def exposition(counters: Counters, snapshot: Snapshot) -> bytes:
+    """Write everything in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(counters, snapshot))
+    return generate_latest(registry) + generate_latest(counters.registry)
+
+
+@dataclass(frozen=True, eq=False)
+class _Collected:
+    counters: Counters
+    snapshot: Snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        s = self.snapshot
+        gauges = {
+            "nekko_transfers_running": ("Transfers under way", s.transfers_running),
+            "nekko_pulls_running": ("Pulls under way", s.pulls_running),
+            "nekko_blobs": ("Blobs in the cache", s.blobs),
+            "nekko_cache_bytes": ("Bytes of all blobs in the cache", s.blob_bytes),
+            "nekko_contents": ("Complete contents", s.contents),
+            "nekko_quarantined": ("Files that failed their proof and are kept for a look", s.quarantined),
+            "nekko_disk_available_bytes": ("Free space of the cache's file system", s.disk_available_bytes),
+            "nekko_disk_reserved_bytes": ("Space promised to transfers under way", s.disk_reserved_bytes),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value)
+        outcomes = CounterMetricFamily("nekko_transfers", "Transfers ended", labels=["outcome"])
+        outcomes.add_metric(["finished"], s.transfers_finished)
+        outcomes.add_metric(["failed"], s.transfers_failed)
+        yield outcomes
+        received = CounterMetricFamily("nekko_upstream_bytes", "Bytes received from upstreams", labels=["host"])
+        for host, count in s.upstream_bytes.items():
+            received.add_metric([host], count)
+        yield received
+        yield CounterMetricFamily(
+            "nekko_unique_bytes", "Bytes of blobs fetched: what had to be received", s.unique_bytes
+        )
+        for name, counter, text in (
+            ("nekko_hits", self.counters.hits, "Requests answered from the cache"),
+            ("nekko_misses", self.counters.misses, "Requests for what was not in the cache, or not whole"),
+        ):
+            family = CounterMetricFamily(name, text, labels=["door"])
+            for door, count in counter.items():
+                family.add_metric([door], count)
+            yield family

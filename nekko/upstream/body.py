@@ -1,0 +1,169 @@
+"""Bodies: moving what an upstream sends into an ingest, in worker threads, by one of two ways.
+
+Large plain bodies are *taken over*: after the head, one worker thread receives from the connection, and writes, until
+the body ends; the event loop only hears of progress. Every other body (chunked, short, of unknown length) is *relayed*:
+the loop receives, and hands batches to a thread. Both are behind `Body.drain`.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import httpx
+import trio
+
+from nekko.errors import UpstreamCutError, UpstreamTimeoutError
+from nekko.upstream.backend import READ_BYTES, Stream, Tls
+from nekko.upstream.base import Validators
+from nekko.upstream.faults import translated
+
+TAKE_OVER_BYTES = 8 << 20
+"""Below this, a thread and a connection that cannot be used again cost more than they save."""
+BATCH_BYTES = 1 << 20
+REPORT_BYTES = 2 << 20
+REPORT_SECONDS = 0.5
+
+Write = Callable[[memoryview], None]
+Progressed = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpBody:
+    """The body of one 200 or 206 answer. `length` is Content-Length: the bytes of this part."""
+
+    response: httpx.Response
+    where: str
+    offset: int
+    size: int | None
+    length: int | None
+    validators: Validators
+    stall_seconds: float
+    threads: trio.CapacityLimiter
+
+    async def drain(self, write: Write, progressed: Progressed) -> None:
+        """Move the body into `write`; see `upstream.base.Body`."""
+        stream = self.response.extensions.get("network_stream")
+        with translated(self.where):
+            # The generator holds no scope open while it is suspended, and is closed here whatever happens.
+            async with aclosing(self.response.aiter_raw()) as chunks:  # type: ignore[type-var]  # httpx types it wider
+                if isinstance(stream, Stream) and self.length is not None and self.length > TAKE_OVER_BYTES:
+                    first = await anext(chunks)
+                    await self._in_thread(write, memoryview(first))
+                    progressed(len(first))
+                    await self._take_over(stream, self.length - len(first), write, progressed)
+                else:
+                    await self._relay(chunks, write, progressed)
+
+    async def _in_thread(self, write: Write, data: memoryview) -> None:
+        await trio.to_thread.run_sync(write, data, limiter=self.threads)
+
+    async def _relay(self, chunks: AsyncIterator[bytes], write: Write, progressed: Progressed) -> None:
+        batch = bytearray()
+        last = trio.current_time()
+
+        async def flush() -> None:
+            nonlocal batch, last
+            full, batch, last = batch, bytearray(), trio.current_time()
+            await self._in_thread(write, memoryview(full))
+            progressed(len(full))
+
+        try:
+            async for chunk in chunks:
+                batch += chunk
+                if len(batch) >= BATCH_BYTES or trio.current_time() - last > REPORT_SECONDS:
+                    await flush()
+        finally:
+            if batch:  # also after a cut: what arrived need not be fetched again
+                with trio.CancelScope(shield=True):
+                    await flush()
+
+    async def _take_over(self, stream: Stream, remaining: int, write: Write, progressed: Progressed) -> None:
+        """Run the rest of the body through one worker thread.
+
+        The thread's duplicate socket ends with the block: shutting it down makes a receive that waits return, so
+        cancellation takes effect at once. The connection cannot be used again; closing the response closes it.
+        """
+        sock = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
+        pump = _Pump(sock, stream, remaining, write, progressed, self.where, self.stall_seconds)
+        failure: Exception | None = None
+
+        async def break_off_at_end() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                _shut_down(sock)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(break_off_at_end)
+                try:
+                    await trio.to_thread.run_sync(pump.run, limiter=self.threads)
+                except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            sock.close()
+        if failure is not None:
+            raise failure
+
+
+@dataclass(slots=True)
+class _Pump:
+    """Receive and write in one worker thread."""
+
+    sock: socket.socket
+    stream: Stream
+    remaining: int
+    write: Write
+    progressed: Progressed
+    where: str
+    stall_seconds: float
+
+    def run(self) -> None:
+        # settimeout, not setblocking(True): O_NONBLOCK is shared between duplicates of a socket.
+        self.sock.settimeout(self.stall_seconds)
+        buffer = memoryview(bytearray(READ_BYTES))
+        unreported, last = 0, time.monotonic()
+        try:
+            while self.remaining:
+                count = self._receive(buffer[: min(len(buffer), self.remaining)])
+                if not count:
+                    raise UpstreamCutError(f"{self.where}: closed the connection {self.remaining} bytes too early")
+                self.write(buffer[:count])
+                self.remaining -= count
+                unreported += count
+                if unreported >= REPORT_BYTES or time.monotonic() - last > REPORT_SECONDS:
+                    trio.from_thread.run_sync(self.progressed, unreported)
+                    unreported, last = 0, time.monotonic()
+        finally:
+            if unreported:
+                trio.from_thread.run_sync(self.progressed, unreported)
+
+    def _receive(self, buffer: memoryview) -> int:
+        try:
+            if self.stream.tls is None:
+                return self.sock.recv_into(buffer)
+            return self._receive_tls(self.stream.tls, buffer)
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(f"{self.where}: sent nothing for {self.stall_seconds:g} seconds") from error
+        except OSError as error:  # TLS errors are among them
+            raise UpstreamCutError(f"{self.where}: the connection broke: {error}") from error
+
+    def _receive_tls(self, tls: Tls, buffer: memoryview) -> int:
+        while True:
+            try:
+                return tls.read_into(buffer)
+            except ssl.SSLWantReadError:
+                if waiting := tls.to_send():  # an answer to a key update
+                    self.sock.sendall(waiting)
+                tls.received(self.sock.recv(READ_BYTES))
+
+
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the far end was faster: that is what was wanted
+        return

@@ -1,0 +1,185 @@
+"""The one place that sends requests to far ends.
+
+Redirects are followed by hand: each hop is checked against the fetch policy, gets fresh headers, and carries
+credentials only if it goes to the origin they were given for.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import httpcore
+import httpx
+import trio
+
+from nekko.config.settings import Host, Settings
+from nekko.errors import ConfigInvalidError, UpstreamContentError
+from nekko.upstream.backend import Backend
+from nekko.upstream.faults import translated, where_of
+from nekko.upstream.policy import Policy
+
+USER_AGENT = "nekko"
+IDLE_CONNECTIONS = 20
+IDLE_SECONDS = 30.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_DEFAULT = Host()
+
+
+class HttpClient:
+    """Sends requests; an async context manager that closes its connections.
+
+    One connection pool per set of TLS settings. Connections for bodies that were taken over are not used again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policy = Policy(settings)
+        self._backend = Backend(self._policy)
+        self._pools: dict[Host, httpcore.AsyncConnectionPool] = {}
+        self._building = trio.Lock()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+            await self._stack.aclose()
+
+    def rules(self, host: str) -> Host:
+        """Give the settings of `host[:port]`, those of the bare host where the port has none."""
+        hosts = self._settings.hosts
+        return hosts.get(host) or hosts.get(host.rpartition(":")[0]) or _DEFAULT
+
+    @asynccontextmanager
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        authorization: str | None = None,
+        content: bytes | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request, follow redirects, and give the answer with its body unread.
+
+        Args:
+            headers: Sent on every hop, so never credentials.
+            authorization: Value of the Authorization header; goes to the origin of `url` only.
+
+        Raises:
+            UpstreamForbiddenError: The fetch policy refuses a hop.
+            UpstreamError: No answer, or redirects that cannot be followed. Statuses are the caller's to judge.
+
+        Cancellation: Safe; the connection is dropped.
+        """
+        target, first, seen = _parsed(url, where_of(url)), _parsed(url, where_of(url)), {url}
+        for _ in range(self._settings.max_redirects + 1):
+            where = where_of(str(target))
+            self._check(target, where)
+            fresh = httpx.Headers({"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"})
+            fresh.update(headers or {})
+            if authorization is not None and _may_carry(first, target):
+                fresh["Authorization"] = authorization
+            async with self._exchange(httpx.Request(method, target, headers=fresh, content=content), where) as response:
+                location = response.headers.get("location")
+                if response.status_code not in _REDIRECTS or location is None:
+                    yield response
+                    return
+                target = _parsed(location, where, base=target)
+            if str(target) in seen:
+                raise UpstreamContentError(f"{where_of(url)}: redirect loop at {where_of(str(target))}")
+            seen.add(str(target))
+        raise UpstreamContentError(f"{where_of(url)}: more than {self._settings.max_redirects} redirects")
+
+    def _check(self, target: httpx.URL, where: str) -> None:
+        if target.scheme not in ("http", "https") or not target.host:
+            raise UpstreamContentError(f"{where}: a redirect to {target.scheme or 'no'}: is not followed")
+        self._policy.check_host(target.host, target.port or {"http": 80, "https": 443}[target.scheme])
+
+    @asynccontextmanager
+    async def _exchange(self, request: httpx.Request, where: str) -> AsyncIterator[httpx.Response]:
+        settings, url = self._settings, request.url
+        timeouts = {"connect": settings.connect_timeout_seconds, "read": settings.stall_timeout_seconds,
+                    "write": settings.stall_timeout_seconds, "pool": None}  # fmt: skip
+        host = f"{url.host}:{url.port}" if url.port else url.host
+        pool = await self._pool(self.rules(host))
+        core = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw, content=request.read() or None, extensions={"timeout": timeouts},
+        )  # fmt: skip
+        with translated(where):
+            answer = await pool.handle_async_request(core)
+        try:
+            yield httpx.Response(
+                answer.status, headers=answer.headers, stream=_Relay(answer), extensions=answer.extensions
+            )
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await answer.aclose()
+
+    async def _pool(self, rules: Host) -> httpcore.AsyncConnectionPool:
+        tls = Host(ca=rules.ca, cert=rules.cert, key=rules.key, insecure_skip_verify=rules.insecure_skip_verify)
+        async with self._building:
+            if tls not in self._pools:
+                context = await trio.to_thread.run_sync(_tls_context, tls)
+                self._pools[tls] = await self._stack.enter_async_context(
+                    httpcore.AsyncConnectionPool(
+                        ssl_context=context, network_backend=self._backend, max_connections=None,
+                        max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_SECONDS,
+                    )
+                )  # fmt: skip
+            return self._pools[tls]
+
+
+class _Relay(httpx.AsyncByteStream):
+    """The body of an httpcore answer, as httpx wants it."""
+
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._answer.aiter_stream():
+            yield part
+
+
+def _parsed(text: str, where: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        return base.join(text) if base is not None else httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise UpstreamContentError(f"{where}: a redirect to an invalid URL: {error}") from error
+
+
+def _may_carry(first: httpx.URL, target: httpx.URL) -> bool:
+    """Tell whether credentials for one origin may go to another URL: the same origin, or its upgrade to TLS."""
+    if first.host != target.host:
+        return False
+    if (first.scheme, first.port) == (target.scheme, target.port):
+        return True
+    return (first.scheme, first.port, target.scheme, target.port) == ("http", None, "https", None)
+
+
+def _tls_context(tls: Host) -> ssl.SSLContext:
+    """Build a client context; 20 ms with the system's store, so in a thread.
+
+    Raises:
+        ConfigInvalidError: A file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ValueError) as error:
+        files = ", ".join(str(path) for path in (tls.ca, tls.cert, tls.key) if path)
+        raise ConfigInvalidError(f"hosts: TLS files {files}: {error}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

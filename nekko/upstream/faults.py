@@ -1,0 +1,114 @@
+"""What went wrong at a far end, told in nekko's errors: exceptions of the HTTP library, and statuses."""
+
+import json
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from nekko.errors import (
+    NekkoError,
+    UpstreamConnectError,
+    UpstreamContentError,
+    UpstreamCutError,
+    UpstreamDeniedError,
+    UpstreamError,
+    UpstreamNotFoundError,
+    UpstreamStatusError,
+    UpstreamThrottledError,
+    UpstreamTimeoutError,
+    UpstreamTlsError,
+    UpstreamUnavailableError,
+)
+
+MESSAGE_BYTES = 4096
+"""Read of an error's body at the most, to find the upstream's own words."""
+MESSAGE_LENGTH = 200
+_CUT = ("disconnected", "peer closed", "incomplete", "closed connection")
+
+
+def where_of(url: str) -> str:
+    """Write a URL for messages: without userinfo, and without its query, which may hold signatures."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}{'?…' if parts.query else ''}"
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn what the HTTP library raises in the block into an `UpstreamError` that names `where` and the cause."""
+    try:
+        yield
+    except NekkoError:
+        raise
+    except (httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
+        raise UpstreamTimeoutError(f"{where}: no connection: {error}") from error
+    except httpcore.TimeoutException as error:
+        raise UpstreamTimeoutError(f"{where}: sent {error}") from error
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+        raise UpstreamTlsError(f"{where}: TLS: {reason}") from error
+    except httpcore.ConnectError as error:
+        raise UpstreamConnectError(f"{where}: no connection: {error}") from error
+    except (httpcore.ReadError, httpcore.WriteError) as error:
+        raise UpstreamCutError(f"{where}: the connection broke: {error}") from error
+    except (httpcore.RemoteProtocolError, httpx.DecodingError) as error:
+        kind: type[UpstreamError] = UpstreamContentError
+        if any(word in str(error) for word in _CUT):
+            kind = UpstreamCutError
+        raise kind(f"{where}: {error}") from error
+    except (httpcore.LocalProtocolError, httpcore.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise UpstreamContentError(f"{where}: {error}") from error
+
+
+async def refusal(response: httpx.Response, where: str) -> UpstreamStatusError:
+    """Make the error of an answer that is neither a success nor a redirect; reads a little of its body."""
+    status = response.status_code
+    message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + await _own_words(response)
+    match status:
+        case 404 | 410:
+            return UpstreamNotFoundError(message, status=status)
+        case 401 | 403:
+            return UpstreamDeniedError(message, status=status)
+        case 429:
+            return UpstreamThrottledError(message, retry_after_seconds=retry_after(response))
+        case 408 | 500 | 502 | 503 | 504:
+            return UpstreamUnavailableError(message, status=status, retry_after_seconds=retry_after(response))
+    return UpstreamStatusError(message, status=status)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Read Retry-After, seconds or a date. Source: RFC 9110, section 10.2.3."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+async def _own_words(response: httpx.Response) -> str:
+    """Give the message of a registry's error envelope, or of a short plain text."""
+    raw = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            raw += chunk
+            if len(raw) > MESSAGE_BYTES:
+                return ""
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+        return ""  # the status says enough
+    try:
+        first = json.loads(raw)["errors"][0]
+        words = str(first.get("message") or first.get("code") or "")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return ""
+    words = re.sub(r"[^ -~]+", " ", words)[:MESSAGE_LENGTH].strip()
+    return f" ({words})" if words else ""

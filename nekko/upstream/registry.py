@@ -1,0 +1,166 @@
+"""OCI registries as an upstream. Source: OCI distribution specification, pull; see also `tokens`."""
+
+import ipaddress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import trio
+
+from nekko.config.settings import Settings
+from nekko.errors import DigestInvalidError, ManifestInvalidError, UpstreamContentError
+from nekko.oci import manifest, mediatype
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+from nekko.oci.reference import Reference
+from nekko.sources.credentials import Credentials
+from nekko.sources.locator import OciLocator
+from nekko.upstream.base import Known, Remote, Resolution, Unchanged
+from nekko.upstream.client import HttpClient
+from nekko.upstream.credentials import DOCKER_HUB, RegistryLogin, configured_login
+from nekko.upstream.faults import refusal, translated
+from nekko.upstream.remote import HttpRemote
+from nekko.upstream.tokens import TokenSource
+
+DOCKER_HUB_API = "registry-1.docker.io"
+_TYPES = (mediatype.OCI_INDEX, mediatype.DOCKER_INDEX, mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST)
+ACCEPT = ", ".join((*_TYPES, "*/*;q=0.1"))
+
+
+class OciUpstream:
+    """Resolves `oci://` locators."""
+
+    def __init__(self, client: HttpClient, settings: Settings, threads: trio.CapacityLimiter) -> None:
+        self._client = client
+        self._settings = settings
+        self._threads = threads
+        self._shared: dict[tuple[str, RegistryLogin | None], TokenSource] = {}
+
+    async def resolve(
+        self, locator: OciLocator, *, credentials: Credentials | None = None, known: Known | None = None
+    ) -> Resolution:
+        """Fetch the root manifest; ask by HEAD first if `known` could spare that. See `upstream.base.Upstream`.
+
+        A HEAD does not count against Docker Hub's limit of pulls.
+        """
+        session = await self._session(locator.reference, credentials or locator.credentials)
+        if known is not None and await session.is_unchanged(known.root):
+            return Unchanged()
+        root, body = await session.root(self._settings)
+        return OciImage(root, body, session, self._settings, self._threads)
+
+    async def _session(self, reference: Reference, credentials: Credentials | None) -> "Session":
+        registry = reference.registry
+        rules = self._client.rules(registry)
+        scheme = rules.scheme or ("http" if _is_loopback(registry) else "https")
+        host = DOCKER_HUB_API if registry == DOCKER_HUB else registry
+        url = f"{scheme}://{host}"
+        if credentials is not None:  # of one request: its tokens are not for others
+            tokens = TokenSource(self._client, url, RegistryLogin.of_request(credentials))
+        else:
+            login = await configured_login(registry, rules, self._settings.docker_config)
+            tokens = self._shared.setdefault((url, login), TokenSource(self._client, url, login))
+        return Session(self._client, f"{url}/v2/{reference.repository}", host, reference, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One repository, spoken to with one login. `base` is the URL of its API."""
+
+    client: HttpClient
+    base: str
+    host: str
+    reference: Reference
+    tokens: TokenSource
+
+    @property
+    def _root_url(self) -> str:
+        return f"{self.base}/manifests/{self.reference.digest or self.reference.tag}"
+
+    @asynccontextmanager
+    async def send(self, method: str, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """Send a request with what the registry wants to see; one new token when the old one has run out."""
+        scope = f"repository:{self.reference.repository}:pull"
+        header = self.tokens.header(scope)
+        async with self.client.send(method, url, headers=headers, authorization=header) as response:
+            if response.status_code != 401:
+                yield response
+                return
+            header = await self.tokens.answer(response, scope, url)
+        async with self.client.send(method, url, headers=headers, authorization=header) as response:
+            yield response
+
+    async def is_unchanged(self, root: Digest) -> bool:
+        """Tell whether the reference still means `root`; False where a HEAD does not tell."""
+        async with self.send("HEAD", self._root_url, headers={"Accept": ACCEPT}) as response:
+            if response.status_code == 200:
+                return bool(response.headers.get("docker-content-digest") == str(root))
+            if response.status_code in (400, 405, 501):
+                return False
+            raise await refusal(response, self._root_url)
+
+    async def root(self, settings: Settings) -> tuple[Descriptor, bytes]:
+        """Fetch what the reference means now, and prove it where the digest is known."""
+        url, limit = self._root_url, settings.max_manifest_bytes
+        body = bytearray()
+        async with self.send("GET", url, headers={"Accept": ACCEPT}) as response:
+            if response.status_code != 200:
+                raise await refusal(response, url)
+            with translated(url):
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit:
+                        raise UpstreamContentError(f"{url}: manifest of more than {limit} bytes (maxManifestSize)")
+            told = response.headers.get("docker-content-digest")
+            content_type = response.headers.get("content-type")
+        expected = self.reference.digest or _digest_told(told, url)
+        raw = bytes(body)
+        digest = Digest.of(raw, expected.algorithm if expected else "sha256")
+        if expected is not None and digest != expected:
+            raise UpstreamContentError(f"{url}: expected {expected}, got a manifest with {digest}")
+        try:
+            parsed = manifest.parse(raw, content_type, max_bytes=limit, max_children=settings.max_graph_blobs)
+        except ManifestInvalidError as error:
+            raise UpstreamContentError(f"{url}: {error}") from error
+        return Descriptor(parsed.media_type, digest, len(raw), artifact_type=parsed.artifact_type), raw
+
+
+@dataclass(frozen=True, slots=True)
+class OciImage:
+    """A resolved reference; see `upstream.base.Image`."""
+
+    root: Descriptor
+    body: bytes
+    session: Session
+    settings: Settings
+    threads: trio.CapacityLimiter
+
+    def remote(self, descriptor: Descriptor) -> Remote:
+        """Give the remote of a manifest or blob of this repository."""
+        is_manifest = descriptor.media_type in mediatype.GRAPH
+        kind = "manifests" if is_manifest else "blobs"
+        headers = {"Accept": f"{descriptor.media_type}, */*;q=0.1"} if is_manifest else {}
+        return HttpRemote(
+            f"{self.session.base}/{kind}/{descriptor.digest}", self.session.host, self.session.send,
+            self.settings.stall_timeout_seconds, self.threads, descriptor.digest, descriptor.size, headers,
+        )  # fmt: skip
+
+
+def _digest_told(header: str | None, url: str) -> Digest | None:
+    """Read Docker-Content-Digest."""
+    if header is None:
+        return None
+    try:
+        return Digest.parse(header)
+    except DigestInvalidError as error:
+        raise UpstreamContentError(f"{url}: Docker-Content-Digest: {error}") from error
+
+
+def _is_loopback(registry: str) -> bool:
+    """Tell whether a registry is on this machine: there plain HTTP is the default, as in every container tool."""
+    host = registry.removeprefix("[").partition("]")[0] if registry.startswith("[") else registry.partition(":")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,87 @@
+"""One URL as a remote: a GET, from an offset where that is safe. Source: RFC 9110, sections 13 and 14."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import httpx
+import trio
+
+from nekko.errors import UpstreamContentError
+from nekko.oci.digest import Digest
+from nekko.oci.ranges import parse_content_range
+from nekko.upstream.base import Body, Validators
+from nekko.upstream.body import HttpBody
+from nekko.upstream.faults import refusal, where_of
+
+
+class Send(Protocol):
+    """Sends an authorised GET to this remote's host (`HttpClient.send`, or a registry's session)."""
+
+    def __call__(
+        self, method: str, url: str, *, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[httpx.Response]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRemote:
+    """A blob or file behind one URL; see `upstream.base.Remote`."""
+
+    url: str
+    host: str
+    send: Send
+    stall_seconds: float
+    threads: trio.CapacityLimiter
+    digest: Digest | None = None
+    size: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return where_of(self.url)
+
+    @asynccontextmanager
+    async def open(self, *, offset: int = 0, validators: Validators | None = None) -> AsyncIterator[Body]:
+        """Ask for the bytes from `offset` on; see `upstream.base.Remote.open`."""
+        condition = validators.if_range if validators else None
+        if offset and (self.digest is not None or condition is not None):
+            headers = {"Range": f"bytes={offset}-"} | ({"If-Range": condition} if condition else {})
+            async with self._get(headers) as response:
+                if response.status_code != 416:
+                    yield await self._body(response, offset)
+                    return
+        async with self._get({}) as response:
+            yield await self._body(response, 0)
+
+    def _get(self, headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx.Response]:
+        return self.send("GET", self.url, headers={**self.headers, **headers})
+
+    async def _body(self, response: httpx.Response, asked: int) -> HttpBody:
+        if response.status_code not in (200, 206):
+            raise await refusal(response, self.where)
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding != "identity":
+            raise UpstreamContentError(f"{self.where}: answered with Content-Encoding {encoding[:40]}, unasked")
+        length = _content_length(response)
+        offset, size = 0, length
+        if response.status_code == 206:
+            part = parse_content_range(response.headers.get("content-range", ""))
+            if part is None or part.start != asked or (part.size is not None and part.end != part.size):
+                given = response.headers.get("content-range", "none")[:80]
+                raise UpstreamContentError(f"{self.where}: asked for bytes {asked}-, got Content-Range {given}")
+            offset, size = part.start, part.size if part.size is not None else part.end
+        return HttpBody(
+            response, self.where, offset, size, length, validators_of(response), self.stall_seconds, self.threads
+        )
+
+
+def validators_of(response: httpx.Response) -> Validators:
+    """Read the validators of an answer."""
+    return Validators(response.headers.get("etag"), response.headers.get("last-modified"))
+
+
+def _content_length(response: httpx.Response) -> int | None:
+    """Read Content-Length; h11 has refused one that is no number, and a chunked body has none that counts."""
+    value = response.headers.get("content-length")
+    return None if value is None or "transfer-encoding" in response.headers else int(value)

@@ -1,0 +1,47 @@
+"""All upstreams as one: the kind of a locator decides who resolves it."""
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.sources.credentials import Credentials
+from nekko.sources.locator import HttpLocator, Locator, OciLocator
+from nekko.upstream.base import Known, Resolution
+from nekko.upstream.client import HttpClient
+from nekko.upstream.http import HttpUpstream
+from nekko.upstream.registry import OciUpstream
+
+MIN_TRANSFER_THREADS = 4
+
+
+class Upstreams:
+    """Every kind of upstream over one HTTP client; an async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = HttpClient(settings)
+        # Not trio's shared limiter, which name lookups and file operations wait for as well.
+        threads = trio.CapacityLimiter(max(MIN_TRANSFER_THREADS, 2 * (os.cpu_count() or 1)))
+        self._kinds: Mapping[type[Locator], Any] = {
+            HttpLocator: HttpUpstream(self._client, settings, threads),
+            OciLocator: OciUpstream(self._client, settings, threads),
+        }
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    async def resolve(
+        self, locator: Locator, *, credentials: Credentials | None = None, known: Known | None = None
+    ) -> Resolution:
+        """Find out what a locator stands for now; see `upstream.base.Upstream.resolve`."""
+        resolution: Resolution = await self._kinds[type(locator)].resolve(locator, credentials=credentials, known=known)
+        return resolution
