@@ -10,6 +10,7 @@ import click
 from nekko.cli.client import DEFAULT_ADDRESSES, Daemon
 from nekko.config.address import parse_address
 from nekko.config.settings import Settings, declarations_of
+from nekko.errors import ConfigInvalidError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -17,16 +18,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def _daemon(_: click.Context, __: click.Parameter, text: str | None) -> Daemon:
-    # The variable is the daemon's setting too, so it may list several.
-    given = (
-        [text] if text else [item.strip() for item in os.environ.get("NEKKO_ADDRESS", "").split(",") if item.strip()]
-    )
-    return Daemon([*map(parse_address, given), *([] if text else DEFAULT_ADDRESSES)])
+    """Choose the addresses to try. The flag names one daemon: `nekko rm` must never fall back to another."""
+    if text is not None:
+        return Daemon([parse_address(text)])
+    # The variable is the daemon's own setting too, so it may list several.
+    items = [item.strip() for item in os.environ.get("NEKKO_ADDRESS", "").split(",")]
+    try:
+        listed = [parse_address(item) for item in items if item]
+    except ConfigInvalidError as error:
+        raise ConfigInvalidError(f"address (environment NEKKO_ADDRESS): {error}") from error
+    return Daemon([*listed, *DEFAULT_ADDRESSES])
 
 
 daemon_option = click.option(
     "--address", "daemon", callback=_daemon, metavar="ADDRESS",
-    help="Where the daemon listens: host:port, unix:/path or /path. Default: $NEKKO_ADDRESS, then "
+    help="Where the daemon listens: host:port, unix:/path or /path. Without it: $NEKKO_ADDRESS, then "
     "/run/nekko/nekko.sock, then localhost:8050.",
 )  # fmt: skip
 

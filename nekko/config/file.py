@@ -80,7 +80,7 @@ def _place(error: yaml.MarkedYAMLError) -> str:
 
 
 def _reason(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or error.context or "cannot be parsed"
+    problem = ", ".join(filter(None, (error.context, error.problem)))
     if isinstance(error, _DuplicateKey):
         return problem
     # The parser quotes what it met, which may be part of a secret: `password: *s3cret` is an undefined alias.

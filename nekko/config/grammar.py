@@ -131,6 +131,13 @@ def network(value: str) -> str:
     return value
 
 
+def scheme(value: str) -> str:
+    """Read https or http."""
+    if value not in ("https", "http"):
+        raise ConfigInvalidError(f"{value[:200]!r} is neither https nor http")
+    return value
+
+
 def host(value: str) -> str:
     """Give `host` or `host:port`, checked. What stands before an `@` is never shown: it may be a password."""
     if not _HOST.fullmatch(value) or value != value.lower():

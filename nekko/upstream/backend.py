@@ -6,6 +6,7 @@ can be driven from a worker thread, which is how bodies are taken over (`body`).
 """
 
 import math
+import os
 import select
 import socket
 import ssl
@@ -177,7 +178,8 @@ class Backend(httpcore.AsyncNetworkBackend):
                     failure = error
         if isinstance(failure, UpstreamForbiddenError):
             raise failure
-        raise httpcore.ConnectError(str(failure or "the name has no address")) from failure
+        reason = os.strerror(failure.errno) if isinstance(failure, OSError) and failure.errno else failure
+        raise httpcore.ConnectError(str(reason or "the name has no address")) from failure
 
     async def _look_up(self, host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
         try:

@@ -61,24 +61,31 @@ class HttpBody:
         await trio.to_thread.run_sync(write, data, limiter=self.threads)
 
     async def _relay(self, chunks: AsyncIterator[bytes], write: Write, progressed: Progressed) -> None:
-        batch = bytearray()
-        last = trio.current_time()
+        """Receive in one task and write in another: what arrives during a write is the next batch."""
+        batch = _Batch()
+        failure: Exception | None = None
 
-        async def flush() -> None:
-            nonlocal batch, last
-            full, batch, last = batch, bytearray(), trio.current_time()
-            await self._in_thread(write, memoryview(full))
-            progressed(len(full))
+        async def write_batches(receiving: trio.CancelScope) -> None:
+            nonlocal failure
+            try:
+                while data := await batch.take():
+                    await self._in_thread(write, memoryview(data))
+                    progressed(len(data))
+            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
+                failure = error
+                receiving.cancel()
 
-        try:
-            async for chunk in chunks:
-                batch += chunk
-                if len(batch) >= BATCH_BYTES or trio.current_time() - last > REPORT_SECONDS:
-                    await flush()
-        finally:
-            if batch:  # also after a cut: what arrived need not be fetched again
-                with trio.CancelScope(shield=True):
-                    await flush()
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as receiving:
+                nursery.start_soon(write_batches, receiving)
+                try:
+                    async for chunk in chunks:
+                        await batch.put(chunk)
+                except Exception as error:  # noqa: BLE001 - raised again below, after what arrived is written
+                    failure = error
+            batch.close()
+        if failure is not None:
+            raise failure
 
     async def _take_over(self, stream: Stream, remaining: int, write: Write, progressed: Progressed) -> None:
         """Run the rest of the body through one worker thread.
@@ -108,6 +115,37 @@ class HttpBody:
             sock.close()
         if failure is not None:
             raise failure
+
+
+class _Batch:
+    """Bytes between one task that receives and one that writes; the receiver waits when there are many."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._is_closed = False
+        self._changed = trio.Event()
+
+    async def put(self, chunk: bytes) -> None:
+        self._bytes += chunk
+        self._change()
+        while len(self._bytes) >= BATCH_BYTES:
+            await self._changed.wait()
+
+    async def take(self) -> bytearray:
+        """Give what is there, as soon as there is something; nothing after `close`."""
+        while not self._bytes and not self._is_closed:
+            await self._changed.wait()
+        taken, self._bytes = self._bytes, bytearray()
+        self._change()
+        return taken
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._change()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
 
 @dataclass(slots=True)

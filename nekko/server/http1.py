@@ -1,0 +1,142 @@
+"""HTTP/1.1 by Hypercorn, and nothing else by it.
+
+A request to upgrade (HTTP/2 in clear text, WebSocket) is answered as if it had not asked, which RFC 9110, 7.8, permits.
+Hypercorn would change the protocol and, with it, take three short inputs that end a connection with an exception.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+
+from nekko.api.peer import Peer
+from nekko.server.stream import PeerGoneError
+
+log = logging.getLogger(__name__)
+
+
+class ServerConfig(Config):
+    """Hypercorn's settings as nekko needs them. Its own log stays off: `Answers` tells what went wrong, and for whom."""
+
+    errorlog = None
+    include_server_header = False
+    keep_alive_max_requests = 1_000_000
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """Give the headers of every answer."""
+        return [*super().response_headers(protocol), (b"server", b"nekko")]
+
+
+class Http1(H11Protocol):
+    """Hypercorn's HTTP/1.1, without ways out of it."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Stay, whatever the request wants to upgrade to."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):  # such as the preface of HTTP/2
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        self.stream = HTTPStream(
+            self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server,
+            self.stream_send, STREAM_ID,
+        )  # fmt: skip
+        self.keep_alive_requests += 1
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+    def count_body(self, count: int) -> None:
+        """Account for bytes of the answer's body that are sent past this protocol, as they are.
+
+        Raises:
+            RuntimeError: They cannot be: the answer has no Content-Length.
+            h11.LocalProtocolError: The Content-Length does not cover them.
+        """
+        body = _Counted(count)
+        assert isinstance(self.connection, h11.Connection)
+        # Source: h11's documentation, "Support for sendfile()".
+        framed = self.connection.send_with_data_passthrough(h11.Data(data=body))  # type: ignore[arg-type]
+        if framed != [body]:
+            raise RuntimeError("a file was to be sent in an answer without a Content-Length")
+
+
+class _Counted:
+    """Stands for bytes whose number is all that matters."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class Answers(TaskGroup):
+    """The tasks in which the application answers the requests of one connection.
+
+    The application's `receive` gives `http.disconnect` as soon as the peer is gone or the answer complete, and again
+    however often it is asked then.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self._peer = peer
+
+    async def spawn_app(
+        self, app: AppWrapper, config: Config, scope: Scope, send: Callable[[ASGISendEvent | None], Awaitable[None]]
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        """Start the application for one request; give what hands it the request's events."""
+        to_app, from_peer = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
+        self._nursery.start_soon(self._answer, app, scope, from_peer, send)
+
+        async def put(event: ASGIReceiveEvent) -> None:
+            if event["type"] == "http.disconnect":
+                # Never waits for room: an application that answers without reading the body would be waiting for
+                # itself. A part of the body that is still waiting is given up.
+                to_app.close()
+                return
+            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+                await to_app.send(event)
+
+        return put
+
+    async def _answer(
+        self,
+        app: AppWrapper,
+        scope: Scope,
+        from_peer: trio.MemoryReceiveChannel[ASGIReceiveEvent],
+        send: Callable[[ASGISendEvent | None], Awaitable[None]],
+    ) -> None:
+        async def receive() -> ASGIReceiveEvent:
+            try:
+                return await from_peer.receive()
+            except trio.EndOfChannel:
+                return {"type": "http.disconnect"}
+
+        with from_peer:
+            try:
+                await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
+            except* PeerGoneError as group:
+                log.debug("%s by %s left before its answer: %r", self._peer.address, self._peer.listener, group)
+            except* Exception as group:
+                # Not the path: it may hold a source URL with credentials.
+                where = f"{self._peer.address} by {self._peer.listener}"
+                log.error("the answer to a %s of %s failed", scope.get("method"), where, exc_info=group)
+            await send(None)

@@ -1,0 +1,187 @@
+"""A far end whose answers are a script: an HTTP/1.1 server on loopback that cuts, stalls and lies on demand.
+
+It keeps every request it was sent, and answers one per connection, so that what the client does with a connection
+never depends on an earlier test step.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+CHUNK = 64 << 10
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def offset(self) -> int:
+        """The first byte that its Range asks for."""
+        value = self.headers.get("range", "bytes=0-")
+        return int(value.removeprefix("bytes=").partition("-")[0])
+
+
+Answer = Callable[[trio.SocketStream, Request], Awaitable[None]]
+
+
+@dataclass
+class FarEnd:
+    """One running far end. Paths without a script are 404."""
+
+    port: int
+    requests: list[Request] = field(default_factory=list)
+    open_connections: int = 0
+    _scripts: dict[str, list[Answer]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def url(self, path: str) -> str:
+        return f"http://{self.host}{path}"
+
+    def on(self, path: str, *answers: Answer) -> str:
+        """Script the answers to a path, in order; the last one is given again and again. Gives the URL."""
+        self._scripts[path] = list(answers)
+        return self.url(path)
+
+    def asked(self, path: str) -> list[Request]:
+        """Give the requests that came for a path."""
+        return [request for request in self.requests if request.path == path]
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.open_connections += 1
+        try:
+            async with stream:
+                request = await _read(stream)
+                if request is None:
+                    return
+                self.requests.append(request)
+                script = self._scripts.get(request.path, [status(404)])
+                answer = script.pop(0) if len(script) > 1 else script[0]
+                await answer(stream, request)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the client hung up: often what a test wants
+        finally:
+            self.open_connections -= 1
+
+
+@asynccontextmanager
+async def far_end() -> AsyncIterator[FarEnd]:
+    """Run a far end for the length of the block."""
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        end = FarEnd(listener.socket.getsockname()[1])
+        nursery.start_soon(trio.serve_listeners, end.serve, [listener])
+        yield end
+        nursery.cancel_scope.cancel()
+
+
+async def _read(stream: trio.SocketStream) -> Request | None:
+    raw = b""
+    while b"\r\n\r\n" not in raw:
+        data = await stream.receive_some()
+        if not data:
+            return None
+        raw += data
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    while len(rest) < int(headers.get("content-length", 0)):
+        rest += await stream.receive_some()
+    method, path, _ = first.split(" ", 2)
+    return Request(method, path, headers, bytes(rest))
+
+
+def _head(code: int, headers: Mapping[str, object]) -> bytes:
+    lines = [f"HTTP/1.1 {code} Scripted", "Connection: close"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+
+
+async def _send(stream: trio.SocketStream, body: bytes) -> None:
+    for start in range(0, len(body), CHUNK):
+        await stream.send_all(body[start : start + CHUNK])
+
+
+def whole(
+    body: bytes,
+    *,
+    etag: str | None = '"v1"',
+    takes_ranges: bool = True,
+    headers: Mapping[str, object] | None = None,
+    cut_after: int | None = None,
+    stall_after: int | None = None,
+    gate: trio.Event | None = None,
+) -> Answer:
+    """Answer with a body, honouring Range and If-Range. `cut_after`, `stall_after` count bytes of this answer.
+
+    A stalled answer goes on when `gate` is set; without a gate it never does.
+    """
+
+    async def answer(stream: trio.SocketStream, request: Request) -> None:
+        given = dict(headers or {}) | ({"ETag": etag} if etag else {})
+        if request.headers.get("if-none-match") == etag and etag:
+            await stream.send_all(_head(304, given))
+            return
+        offset = request.offset if takes_ranges and "range" in request.headers else 0
+        if request.headers.get("if-range", etag) != etag:
+            offset = 0
+        if offset >= len(body) and offset:
+            await stream.send_all(_head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": 0}))
+            return
+        code = 200
+        if offset:
+            code = 206
+            given["Content-Range"] = f"bytes {offset}-{len(body) - 1}/{len(body)}"
+        part = body[offset:]
+        await stream.send_all(_head(code, {"Content-Length": len(part)} | given))
+        if request.method == "HEAD":
+            return
+        if stall_after is not None:
+            await _send(stream, part[:stall_after])
+            await (trio.sleep_forever() if gate is None else gate.wait())
+            part = part[stall_after:]
+        await _send(stream, part if cut_after is None else part[:cut_after])
+
+    return answer
+
+
+def status(code: int, headers: Mapping[str, object] | None = None, body: bytes = b"") -> Answer:
+    """Answer with a status."""
+
+    async def answer(stream: trio.SocketStream, _: Request) -> None:
+        await stream.send_all(_head(code, {"Content-Length": len(body)} | dict(headers or {})) + body)
+
+    return answer
+
+
+def redirect(to: str) -> Answer:
+    """Answer with a redirect."""
+    return status(302, {"Location": to})
+
+
+def raw(data: bytes) -> Answer:
+    """Answer with exactly these bytes, then hang up."""
+
+    async def answer(stream: trio.SocketStream, _: Request) -> None:
+        await stream.send_all(data)
+
+    return answer
+
+
+def endless(headers: Mapping[str, object] | None = None) -> Answer:
+    """Answer with a chunked body that never ends."""
+
+    async def answer(stream: trio.SocketStream, _: Request) -> None:
+        await stream.send_all(_head(200, {"Transfer-Encoding": "chunked"} | dict(headers or {})))
+        while True:
+            await stream.send_all(b"%x\r\n" % CHUNK + bytes(CHUNK) + b"\r\n")
+
+    return answer

@@ -1,0 +1,116 @@
+"""The commands against a real daemon, from its start to its stop."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+SECONDS = 30
+BYTES = os.urandom(3 << 20)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nekko", *arguments]
+
+
+def nekko(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
+        pass
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(BYTES)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/model.bin"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[str]:
+    """Run a daemon on `folder / "cache"` for the length of the block; give its address."""
+    socket = folder / "nekko.sock"
+    arguments = command("serve", "--cache-dir", str(folder / "cache"), "--address", str(socket))
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            while b" serves " not in (line := process.stderr.readline()):
+                assert line, "the daemon ended before it served"
+            yield str(socket)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=SECONDS)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with daemon(tmp_path) as address:
+        yield address
+
+
+def test_content_is_pulled_shown_opened_by_path_and_removed(address: str, url: str) -> None:
+    pulled = nekko("pull", "--address", address, "--json", url)
+    assert pulled.returncode == 0, pulled.stderr
+    told = json.loads(pulled.stdout.splitlines()[-1])
+    assert told["digest"] == "sha256:" + hashlib.sha256(BYTES).hexdigest()
+    assert Path(told["files"][0]["path"]).read_bytes() == BYTES
+    assert url in nekko("ls", "--address", address).stdout
+    assert nekko("show", "--address", address, url).returncode == 0
+    assert "1 contents" in nekko("status", "--address", address).stdout
+    assert nekko("rm", "--address", address, url).returncode == 0
+    assert nekko("show", "--address", address, url).returncode == 3
+
+
+def test_pull_of_what_the_upstream_lacks_is_not_there(address: str, url: str) -> None:
+    pulled = nekko("pull", "--address", address, f"{url}.gone")
+    assert pulled.returncode == 3
+    assert "404" in pulled.stderr
+
+
+def test_fsck_needs_the_daemon_stopped(address: str, tmp_path: Path) -> None:
+    for known in (address, str(tmp_path / "no-socket")):  # found by asking, and else by the lock of the cache
+        refused = nekko("fsck", "--address", known, "--cache-dir", str(tmp_path / "cache"))
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+
+
+def test_fsck_finds_a_changed_byte(url: str, tmp_path: Path) -> None:
+    cache, gone = str(tmp_path / "cache"), str(tmp_path / "gone.sock")
+    with daemon(tmp_path) as address:
+        pulled = nekko("pull", "--address", address, "--json", url)
+    clean = nekko("fsck", "--address", gone, "--cache-dir", cache, "--json")
+    assert clean.returncode == 0, clean.stderr
+    assert json.loads(clean.stdout)["clean"] is True
+    blob = Path(json.loads(pulled.stdout.splitlines()[-1])["files"][0]["path"])
+    blob.chmod(0o644)
+    blob.write_bytes(b"\0" + BYTES[1:])
+    damaged = nekko("fsck", "--address", gone, "--cache-dir", cache)
+    assert damaged.returncode == 1
+    assert "fault: " in damaged.stdout
+
+
+def test_fsck_of_no_cache_is_wrong_usage(tmp_path: Path) -> None:
+    arguments = ("--address", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "none"))
+    assert nekko("fsck", *arguments).returncode == 2
+    assert not (tmp_path / "none").exists()

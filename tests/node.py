@@ -1,0 +1,78 @@
+"""A node without its server: real store, upstreams, transfers and pulls in the test's own trio loop."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.oci.digest import Digest
+from nekko.oci.platform import PlatformSelection
+from nekko.sources.credentials import Credentials
+from nekko.sources.locator import parse_locator
+from nekko.store.store import Store, open_store
+from nekko.transfer.pull import PullResult, Pulls, Wish
+from nekko.transfer.table import Transfers
+from nekko.upstream.base import Remote
+from nekko.upstream.client import HttpClient
+from nekko.upstream.remote import HttpRemote
+from nekko.upstream.resolve import Upstreams
+
+QUICK = Settings(
+    min_free_space_bytes=0, max_attempts=3, retry_base_seconds=0.01, retry_max_seconds=1.0, stall_timeout_seconds=10.0
+)
+
+
+@dataclass
+class Node:
+    settings: Settings
+    store: Store
+    client: HttpClient
+    transfers: Transfers
+    pulls: Pulls
+
+    def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
+        """Give a remote for a URL, as an upstream would."""
+        host = url.split("/")[2]
+        return HttpRemote(
+            url, host, self.client.send, self.settings.stall_timeout_seconds, trio.CapacityLimiter(4), digest, size
+        )
+
+    async def pull(
+        self, url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False
+    ) -> PullResult:
+        """Pull a URL."""
+        return await self.pulls.pull(wish(url, platform=platform, credentials=credentials, refresh=refresh))
+
+    def bytes_of(self, digest: Digest) -> bytes:
+        """Give a blob's bytes from the layout."""
+        return self.store.layout.blob(digest).read_bytes()
+
+    def leftovers(self) -> list[Path]:
+        """Give every file below the own directory that is not part of an idle store."""
+        own = self.store.layout.own
+        return [p for p in own.rglob("*") if p.is_file() and not p.name.startswith("catalog.") and p.name != "lock"]
+
+
+def wish(
+    url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False
+) -> Wish:
+    return Wish(parse_locator(url), PlatformSelection.parse(platform), credentials, refresh)
+
+
+@asynccontextmanager
+async def open_node(cache: Path, settings: Settings = QUICK) -> AsyncIterator[Node]:
+    """Run a node on a cache directory; leaving the block is its shutdown."""
+    settings = replace(settings, cache_dir=cache)
+    async with (
+        open_store(cache, min_free_bytes=settings.min_free_space_bytes) as store,
+        Upstreams(settings) as upstreams,
+        HttpClient(settings) as client,
+        trio.open_nursery() as nursery,
+    ):
+        transfers = Transfers(nursery, store, settings)
+        pulls = Pulls(nursery, store, transfers, upstreams, settings)
+        yield Node(settings, store, client, transfers, pulls)
+        nursery.cancel_scope.cancel()
