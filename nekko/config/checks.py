@@ -1,6 +1,7 @@
 """Checks that span several settings, or that ask this host."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -61,18 +62,17 @@ def _check_readable(where: str, path: Path) -> None:
 
 def _reason_against(cache_dir: Path) -> str | None:
     """Say why a directory can be neither used nor created, if so."""
-    for directory in (cache_dir, *cache_dir.parents):
+    nearest = cache_dir
+    while True:
         try:
-            directory.stat()
+            mode = nearest.stat().st_mode
+            break
         except FileNotFoundError:
-            continue
+            nearest = nearest.parent  # ends at the root at the latest
         except OSError as error:
-            return f"{directory}: {error.strerror}"
-        if not directory.is_dir():
-            return f"{directory} is not a directory"
-        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-            return f"{directory} is not writable" + (
-                "" if directory == cache_dir else f", {cache_dir} cannot be created"
-            )
-        return None
+            return f"{nearest}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"{nearest} is not a directory"
+    if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+        return f"{nearest} is not writable" + ("" if nearest == cache_dir else f", {cache_dir} cannot be created")
     return None

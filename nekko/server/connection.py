@@ -1,171 +1,206 @@
-"""One connection: Hypercorn's, with a guard around it, sends that can be given up, and sendfile."""
+"""One connection: its bytes in, its bytes out, and the two reasons to end it.
+
+One task, the reader, hands what arrives to the protocol; each request is answered in a task beside it. The reader's
+cancel scope is the connection's clock: while the peer owes a request its deadline runs, while it is being answered
+there is none, and leaving it by whatever cause tells the answer that the peer is gone.
+"""
 
 import logging
-import os
+import math
 import socket
+import ssl
 import struct
+from dataclasses import dataclass, field, replace
 
 import h11
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
 
 from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
+from nekko.server.http1 import Answers, Http1
+from nekko.server.listeners import Listener
+from nekko.server.stream import PeerGoneError, SteadyStream
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 10.0
-SEND_BYTES = 256 << 10
-"""Handed to TLS at a time: the progress timeout counts per piece."""
-SLICE_BYTES = 32 << 20
-"""Sent by one visit to a worker thread at the most, so that many readers take turns."""
-
-_send_threads = trio.CapacityLimiter(8)
-"""Threads that may be inside sendfile at one time. A slow reader is in none: it waits in the event loop."""
+READ_BYTES = 64 << 10
+LINGER_SECONDS = 2.0
+"""How long a peer that is still sending, although it has its answer, may take to notice."""
 
 
-class Connection(TCPServer):
-    """A connection that cannot harm the others.
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the connections of one server share."""
 
-    Whatever Hypercorn raises ends this connection only. A peer that accepts no byte for `send_timeout_seconds` is
-    dropped, as is one whose request's head is not complete in time. The application finds a `Peer` in
-    `scope["state"]`, and on plain connections `SENDFILE_KEY`, a coroutine function `(descriptor, offset, count)`.
+    app: ASGIWrapper
+    config: Config
+    context: WorkerContext
+    send_timeout_seconds: float
+    file_threads: trio.CapacityLimiter
+    connections: set["Connection"] = field(default_factory=set)
+    """Those that are open."""
+
+
+class Connection:
+    """A connection that has been accepted.
+
+    A peer has `keep_alive_timeout` of the configuration for the TLS handshake and the whole head of a request, and as
+    long again after each answer. The application finds a `Peer` in `scope["state"]` and, where the connection is
+    plain, `send_file` as `SENDFILE_KEY`.
+
+    Raises:
+        OSError: The peer has gone already.
     """
 
-    def __init__(
-        self,
-        app: AppWrapper,
-        config: Config,
-        context: WorkerContext,
-        stream: trio.SSLStream[trio.SocketStream] | trio.SocketStream,
-        *,
-        listener: str,
-        is_local: bool,
-        send_timeout_seconds: float,
-    ) -> None:
-        super().__init__(app, config, context, {}, stream)  # type: ignore[arg-type]  # it takes plain streams as well
-        self._listener = listener
-        self._is_local = is_local
-        self._send_timeout_seconds = send_timeout_seconds
-        self._is_tls = isinstance(stream, trio.SSLStream)
-        self._socket = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+    def __init__(self, service: Service, listener: Listener, stream: trio.SocketStream) -> None:
+        self._service = service
+        self._socket = stream.socket
+        self._plain = SteadyStream(stream, timeout_seconds=service.send_timeout_seconds)
+        self._stream: SteadyStream | trio.SSLStream[SteadyStream] = self._plain
+        peer = _peer(self._socket, listener)
+        self._state = ConnectionState({STATE_KEY: peer})
+        if listener.tls is None:
+            self._state[SENDFILE_KEY] = self.send_file
+        else:
+            self._stream = trio.SSLStream(self._plain, listener.tls, server_side=True, https_compatible=True)
+        self.name = f"{peer.address} by {peer.listener}"
+        """For the log."""
+        self._sending = trio.Lock()
+        self._reading = trio.CancelScope()
+        self._owes_request = True
+        self._is_draining = False
+        self._answers = Answers(self.name)
+        self._protocol = Http1(
+            service.app, service.config, service.context, self._answers, self._state, listener.tls is not None,
+            parse_socket_addr(self._socket.family, self._socket.getpeername()),
+            parse_socket_addr(self._socket.family, self._socket.getsockname()),
+            self._send,
+        )  # fmt: skip
 
     async def run(self) -> None:
-        """Serve the connection until it ends. Raises nothing but cancellation."""
-        peer = "?"
+        """Serve the connection until it ends. Cancellation: ends it at once."""
+        self._service.connections.add(self)
         try:
-            if self._is_tls:
-                with trio.fail_after(HANDSHAKE_SECONDS):
-                    await self.stream.do_handshake()
-            found = self._peer()
-            peer = found.address
-            self.state = {STATE_KEY: found}
-            if not self._is_tls:
-                self.state[SENDFILE_KEY] = self.sendfile
-            await super().run()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as group:
-            log.debug("connection from %s by %s ended: %s", peer, self._listener, group.exceptions[0])
-        except* Exception as group:  # noqa: BLE001 - one connection must not end the others
-            log.warning("connection from %s by %s dropped: %r", peer, self._listener, group.exceptions[0])
+            async with self._answers:
+                with self._reading:
+                    self._expect_request()
+                    await self._read()
+                await self._protocol.handle(Closed())
         finally:
-            await trio.aclose_forcefully(self.stream)
+            self._service.connections.discard(self)
+            self._socket.close()
 
-    def _peer(self) -> Peer:
-        if self._socket.family == socket.AF_UNIX:
-            raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid, uid, _ = struct.unpack("3i", raw)
-            return Peer(self._listener, f"pid {pid} uid {uid}", self._is_local, uid=uid, pid=pid)
-        host, port = self._socket.getpeername()[:2]
-        subject = None
-        if self._is_tls:
-            certificate = self.stream.getpeercert() or {}
-            names = (pair for part in certificate.get("subject", ()) for pair in part)
-            subject = next((value for name, value in names if name == "commonName"), None)
-        return Peer(
-            self._listener, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", self._is_local, subject=subject
-        )
+    def close_if_idle(self) -> None:
+        """Close a connection that has no request running."""
+        if self._owes_request:
+            self._reading.cancel()
 
-    async def protocol_send(self, event: Event) -> None:
-        """Send what Hypercorn wants sent. Unlike its own, this can be cancelled, and gives up on a stalled reader."""
-        if not isinstance(event, RawData):
-            await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            try:
-                await self._send(memoryview(event.data))
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
-                await self._break_off(error)
-            except trio.Cancelled:  # an unknown part was sent: nothing sensible can follow on this connection
-                self._socket.close()
-                raise
+    async def _read(self) -> None:
+        try:
+            if isinstance(self._stream, trio.SSLStream):
+                await self._stream.do_handshake()
+                self._state[STATE_KEY] = replace(self._state[STATE_KEY], subject=_subject(self._stream.getpeercert()))
+            while data := await self._stream.receive_some(READ_BYTES):
+                if not self._is_draining:
+                    await self._protocol.handle(RawData(bytes(data)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            log.debug("%s: ended: %s", self.name, error.__cause__ or error)
 
-    async def _send(self, data: memoryview) -> None:
-        while data:
-            with trio.fail_after(self._send_timeout_seconds):
-                if self._is_tls:
-                    await self.stream.send_all(data[:SEND_BYTES])
-                    data = data[SEND_BYTES:]
-                else:
-                    data = data[await self._socket.send(data) :]
+    async def _send(self, event: Event) -> None:
+        """Do what the protocol wants done."""
+        if isinstance(event, RawData):
+            if event.data:
+                await self._send_bytes(event.data)
+        elif isinstance(event, Updated):
+            if event.idle:
+                self._expect_request()
+            else:
+                self._owes_request = False
+                self._reading.deadline = math.inf
+        else:
+            assert isinstance(event, Closed)
+            await self._finish()
 
-    async def _break_off(self, error: Exception) -> None:
-        log.debug("connection by %s: gave up sending: %r", self._listener, error)
-        await trio.aclose_forcefully(self.stream)
-        await super().protocol_send(Closed())
+    async def _send_bytes(self, data: bytes) -> None:
+        try:
+            async with self._sending:
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The application is not told here, but by http.disconnect, as ASGI has it.
+            log.debug("%s: given up: %s", self.name, error)
+            self._break_off()
+        except BaseException:  # cancelled: an unknown part was sent, so nothing sensible can follow
+            self._break_off()
+            raise
 
-    async def sendfile(self, descriptor: int, offset: int, count: int) -> None:
+    async def send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Send part of a file as the next `count` bytes of the running answer's body.
 
-        The head must have been sent, with a Content-Length that counts these bytes. A file that turns out shorter, or
-        a reader that is gone, breaks the connection off.
+        The answer's head has been sent, with a Content-Length that covers them. Whatever is raised, the connection
+        has been broken off, for the peer cannot be told otherwise that the body is not what the head promised.
 
-        Cancellation: The connection is closed.
+        Raises:
+            PeerGoneError: The peer is gone, or takes nothing.
+            SizeMismatchError: The file is shorter.
+            OSError: The file cannot be read.
+
+        Cancellation: Breaks the connection off.
+        Ownership: `descriptor` stays the caller's, and must stay open until this has returned.
         """
-        protocol = self.protocol.protocol
-        assert isinstance(protocol, H11Protocol)
-        async with self.send_lock:
-            # h11 counts the bytes without seeing them. Source: its documentation, "Sendfile".
-            assert isinstance(protocol.connection, h11.Connection)
-            protocol.connection.send_with_data_passthrough(h11.Data(data=_Counted(count)))  # type: ignore[arg-type]  # its documented use
-            end = offset + count
+        try:
+            async with self._sending:
+                self._protocol.count_body(count)
+                await self._plain.send_file(descriptor, offset, count, threads=self._service.file_threads)
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _expect_request(self) -> None:
+        self._owes_request = True
+        self._reading.deadline = trio.current_time() + self._service.config.keep_alive_timeout
+        if self._service.context.terminated.is_set():
+            self._reading.cancel()
+
+    async def _finish(self) -> None:
+        """Close after an answer, or break off in the middle of one."""
+        if self._protocol.connection.our_state not in (h11.DONE, h11.MUST_CLOSE):
+            self._break_off()
+        elif self._protocol.connection.their_state not in (h11.SEND_BODY, h11.ERROR):
+            self._reading.cancel()
+        else:
+            # Closing with bytes unread would reset the connection, and the peer could lose the answer: let it read
+            # the end of the stream first. Source: RFC 9112, 9.6.
+            self._is_draining = True
+            self._reading.deadline = trio.current_time() + LINGER_SECONDS
             try:
-                while offset < end:
-                    offset = await trio.to_thread.run_sync(
-                        self._send_slice, descriptor, offset, end, limiter=_send_threads
-                    )
-                    if offset < end:
-                        with trio.fail_after(self._send_timeout_seconds):
-                            await trio.lowlevel.wait_writable(self._socket)
-            except (OSError, trio.ClosedResourceError, trio.TooSlowError) as error:
-                await trio.aclose_forcefully(self.stream)
-                raise trio.BrokenResourceError from error
-            except trio.Cancelled:
-                self._socket.close()
-                raise
+                await self._plain.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._break_off()
 
-    def _send_slice(self, descriptor: int, offset: int, end: int) -> int:
-        """Send until the socket is full or a slice is done; give the new offset."""
-        stop = min(end, offset + SLICE_BYTES)
-        while offset < stop:
-            try:
-                sent = os.sendfile(self._socket.fileno(), descriptor, offset, stop - offset)
-            except BlockingIOError:
-                break
-            if not sent:
-                raise OSError(f"the file ended at byte {offset}, {end - offset} bytes early")
-            offset += sent
-        return offset
+    def _break_off(self) -> None:
+        """Close by a reset, which no peer can take for the end of an answer and which frees what is unsent."""
+        if self._socket.fileno() != -1:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._socket.close()
+        self._reading.cancel()
 
 
-class _Counted:
-    """Stands for bytes that h11 only counts."""
+def _peer(sock: trio.socket.SocketType, listener: Listener) -> Peer:
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return Peer(listener.name, f"pid {pid} uid {uid}", listener.is_local, uid=uid, pid=pid)
+    host, port = sock.getpeername()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Peer(listener.name, address, listener.is_local)
 
-    def __init__(self, count: int) -> None:
-        self._count = count
 
-    def __len__(self) -> int:
-        return self._count
+def _subject(certificate: ssl._PeerCertRetDictType | None) -> str | None:
+    """Give the common name of a verified client certificate."""
+    names = (pair for part in (certificate or {}).get("subject", ()) for pair in part)
+    return next((value for name, value in names if name == "commonName"), None)

@@ -18,7 +18,6 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
-from nekko.api.peer import Peer
 from nekko.server.stream import PeerGoneError
 
 log = logging.getLogger(__name__)
@@ -92,12 +91,13 @@ class Answers(TaskGroup):
     """The tasks in which the application answers the requests of one connection.
 
     The application's `receive` gives `http.disconnect` as soon as the peer is gone or the answer complete, and again
-    however often it is asked then.
+    however often it is asked then. What the application raises is logged; an answer not begun becomes a 500, one that
+    is not complete is broken off.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self._peer = peer
+        self._name = name
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -134,9 +134,7 @@ class Answers(TaskGroup):
             try:
                 await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
             except* PeerGoneError as group:
-                log.debug("%s by %s left before its answer: %r", self._peer.address, self._peer.listener, group)
+                log.debug("%s: left before its answer was complete: %s", self._name, group.exceptions[0])
             except* Exception as group:
-                # Not the path: it may hold a source URL with credentials.
-                where = f"{self._peer.address} by {self._peer.listener}"
-                log.error("the answer to a %s of %s failed", scope.get("method"), where, exc_info=group)
+                log.error("%s: an answer failed", self._name, exc_info=group)  # not its path, which may hold secrets
             await send(None)

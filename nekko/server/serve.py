@@ -6,16 +6,19 @@ from functools import partial
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
 from nekko.config.settings import Settings
-from nekko.server.connection import Connection
-from nekko.server.listeners import Listener
+from nekko.server.connection import Connection, Service
+from nekko.server.http1 import ServerConfig
+from nekko.server.listeners import Listener, close_all
+
+log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 20.0
-"""A connection may idle this long between requests, and take this long for the head of one (a slow loris)."""
+FILE_THREADS = 8
+"""Threads that may read files for sending at one time."""
 
 
 async def serve(
@@ -24,50 +27,56 @@ async def serve(
     *,
     settings: Settings,
     stop: trio.Event,
+    idle_seconds: float = IDLE_SECONDS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application on all listeners until `stop` is set and the stop is done.
 
-    At the stop nothing new is accepted, idle connections are closed at once, running answers may go on for
-    `graceful_stop_seconds`, and what is left then is cut.
+    At the stop nothing new is accepted, connections without a running request are closed at once, running answers may
+    go on for `graceful_stop_seconds`, and what is left then is cut.
 
-    Reports `started` once it accepts. Cancellation: cuts everything at once.
+    Args:
+        app: Is sent HTTP requests only, no lifespan events.
+        idle_seconds: A connection may be without a request for so long, and take so long to send the head of one.
+
+    Reports `started` once it accepts.
+    Cancellation: Cuts everything at once.
+    Ownership: The listeners are closed at the end.
     """
-    config = Config()
-    config.keep_alive_timeout = IDLE_SECONDS
-    config.keep_alive_max_requests = 1_000_000
-    config.include_server_header = False
-    config.errorlog = logging.getLogger("nekko.server.app")
+    config = ServerConfig()
+    config.keep_alive_timeout = idle_seconds
     context = WorkerContext(None)
-    wrapped = ASGIWrapper(app)
+    service = Service(
+        ASGIWrapper(app), config, context, settings.send_timeout_seconds, trio.CapacityLimiter(FILE_THREADS)
+    )
     try:
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
-                    handler = partial(_connected, wrapped, config, context, listener, settings)
+                    handler = partial(_serve_connection, service, listener)
                     accepting.start_soon(
                         partial(trio.serve_listeners, handler, listener.sockets, handler_nursery=connections)
                     )
                 task_status.started()
                 await stop.wait()
+                for listener in listeners:
+                    listener.remove_file()
                 accepting.cancel_scope.cancel()
-            await context.terminated.set()
             connections.cancel_scope.deadline = trio.current_time() + settings.graceful_stop_seconds
+            await context.terminated.set()
+            for connection in service.connections:
+                connection.close_if_idle()
     finally:
-        for listener in listeners:
-            listener.close()
+        close_all(listeners)
 
 
-async def _connected(
-    app: ASGIWrapper,
-    config: Config,
-    context: WorkerContext,
-    listener: Listener,
-    settings: Settings,
-    stream: trio.SocketStream,
-) -> None:
-    secured = trio.SSLStream(stream, listener.tls, server_side=True, https_compatible=True) if listener.tls else stream
-    await Connection(
-        app, config, context, secured,
-        listener=listener.name, is_local=listener.is_local, send_timeout_seconds=settings.send_timeout_seconds,
-    ).run()  # fmt: skip
+async def _serve_connection(service: Service, listener: Listener, stream: trio.SocketStream) -> None:
+    try:
+        connection = Connection(service, listener, stream)
+    except OSError as error:
+        log.debug("a peer by %s left before it was served: %s", listener.name, error)
+        return
+    try:
+        await connection.run()
+    except* Exception as group:  # noqa: BLE001 - one connection must not end the others
+        log.error("%s: the connection failed", connection.name, exc_info=group)

@@ -5,7 +5,7 @@ credentials only if it goes to the origin they were given for.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -116,13 +116,12 @@ class HttpClient:
         )  # fmt: skip
         with translated(where):
             answer = await pool.handle_async_request(core)
+        relay = _Relay(answer)
         try:
-            yield httpx.Response(
-                answer.status, headers=answer.headers, stream=_Relay(answer), extensions=answer.extensions
-            )
+            yield httpx.Response(answer.status, headers=answer.headers, stream=relay, extensions=answer.extensions)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await answer.aclose()
+                await relay.aclose()
 
     async def _pool(self, rules: Host) -> httpcore.AsyncConnectionPool:
         tls = Host(ca=rules.ca, cert=rules.cert, key=rules.key, insecure_skip_verify=rules.insecure_skip_verify)
@@ -139,12 +138,20 @@ class HttpClient:
 
 
 class _Relay(httpx.AsyncByteStream):
-    """The body of an httpcore answer, as httpx wants it."""
+    """The body of an httpcore answer, as httpx wants it. Its generator is closed here, not by the garbage collector."""
 
     def __init__(self, answer: httpcore.Response) -> None:
         self._answer = answer
+        self._parts = self._read()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        return self._parts
+
+    async def aclose(self) -> None:
+        await self._parts.aclose()
+        await self._answer.aclose()
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
         async for part in self._answer.aiter_stream():
             yield part
 

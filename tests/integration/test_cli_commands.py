@@ -70,10 +70,10 @@ def serving(far_end: FarEnd, server_class: type[ThreadingHTTPServer], address: A
             if status == 0:
                 return
             encoded = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
             with contextlib.suppress(ConnectionError):  # an interrupted client has left
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(encoded)))
+                self.end_headers()
                 self.wfile.write(encoded)
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names are the library's
