@@ -4,6 +4,7 @@ A blob in the store is sent by sendfile where the connection can, else in chunks
 arriving is streamed while it grows; its last bytes wait for the proof.
 """
 
+import logging
 import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -21,6 +22,8 @@ from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
 from nekko.transfer.follow import follow
 from nekko.transfer.table import Transfer, Transfers
+
+log = logging.getLogger(__name__)
 
 PATH = re.compile(r"/([0-9a-fA-F]{64})")
 CHUNK_BYTES = 256 << 10
@@ -94,9 +97,13 @@ class BlobDoor:
         part = await _start(digest, transfer.progress.size, scope, send)
         if part is None:
             return
-        async with aclosing(follow(transfer, self.blobs, start=part.start, end=part.end)) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async with aclosing(follow(transfer, self.blobs, start=part.start, end=part.end)) as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except NekkoError as error:
+            log.warning("%s: an answer is broken off: %s", digest, error)
+            return  # without its last part, on which the server closes the connection
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -30,6 +30,8 @@ MAX_PAGE = 1000
 """Contents in one answer of the list: more would hold up the event loop."""
 BODY_SECONDS = 30.0
 """A small JSON body takes no longer, even on a bad line."""
+DISCARDED_BYTES = 64 << 20
+"""Read and dropped of a body that is too large: a client that is still sending would not see the answer."""
 _FIELDS: Mapping[str, type] = {
     "url": str,
     "credentials": str,
@@ -132,14 +134,16 @@ def _limit(text: str) -> int:
 
 async def _json_body(settings: Settings) -> Mapping[str, Any]:
     limit = settings.max_request_body_bytes
-    if (request.content_length or 0) > limit:
-        raise BodyTooLargeError(f"the body has {request.content_length} bytes, at most {limit} are read")
-    raw = bytearray()
+    raw, received = bytearray(), 0
     with trio.move_on_after(BODY_SECONDS) as scope:
         async for chunk in request.body:
-            raw += chunk
-            if len(raw) > limit:
-                raise BodyTooLargeError(f"the body has more than the {limit} bytes that are read")
+            received += len(chunk)
+            if received <= limit:
+                raw += chunk
+            elif received > limit + DISCARDED_BYTES:
+                break
+    if received > limit:
+        raise BodyTooLargeError(f"the body has more than the {limit} bytes that are read (maxRequestBody)")
     if scope.cancelled_caught:
         raise RequestInvalidError(f"the body did not arrive within {BODY_SECONDS:g} seconds")
     try:

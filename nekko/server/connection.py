@@ -8,9 +8,9 @@ there is none, and leaving it by whatever cause tells the answer that the peer i
 import logging
 import math
 import socket
-import ssl
 import struct
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import h11
 import trio
@@ -24,7 +24,7 @@ from hypercorn.utils import parse_socket_addr
 from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
 from nekko.server.http1 import Answers, Http1
 from nekko.server.listeners import Listener
-from nekko.server.stream import PeerGoneError, SteadyStream
+from nekko.server.stream import SteadyStream
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _peer(sock: trio.socket.SocketType, listener: Listener) -> Peer:
     return Peer(listener.name, address, listener.is_local)
 
 
-def _subject(certificate: ssl._PeerCertRetDictType | None) -> str | None:
+def _subject(certificate: dict[str, Any] | None) -> str | None:
     """Give the common name of a verified client certificate."""
     names = (pair for part in (certificate or {}).get("subject", ()) for pair in part)
     return next((value for name, value in names if name == "commonName"), None)

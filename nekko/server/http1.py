@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class ServerConfig(Config):
-    """Hypercorn's settings as nekko needs them. Its own log stays off: `Answers` tells what went wrong, and for whom."""
+    """Hypercorn's settings as nekko needs them. Its log is off: `Answers` tells what went wrong, and for whom."""
 
     errorlog = None
     include_server_header = False
@@ -69,11 +69,11 @@ class Http1(H11Protocol):
             RuntimeError: They cannot be: the answer has no Content-Length.
             h11.LocalProtocolError: The Content-Length does not cover them.
         """
-        body = _Counted(count)
         assert isinstance(self.connection, h11.Connection)
         # Source: h11's documentation, "Support for sendfile()".
-        framed = self.connection.send_with_data_passthrough(h11.Data(data=body))  # type: ignore[arg-type]
-        if framed != [body]:
+        body = h11.Data(data=_Counted(count))  # type: ignore[arg-type]
+        parts = self.connection.send_with_data_passthrough(body)
+        if parts is None or len(parts) != 1:  # a chunk has its length before and a line end after it
             raise RuntimeError("a file was to be sent in an answer without a Content-Length")
 
 
@@ -104,6 +104,7 @@ class Answers(TaskGroup):
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application for one request; give what hands it the request's events."""
         to_app, from_peer = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
+        assert self._nursery is not None
         self._nursery.start_soon(self._answer, app, scope, from_peer, send)
 
         async def put(event: ASGIReceiveEvent) -> None:

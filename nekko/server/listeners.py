@@ -7,23 +7,52 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, MutableMapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from nekko.config.address import TcpAddress, UnixAddress, parse_address
+from nekko.config.address import Address, TcpAddress, UnixAddress, parse_address
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.systemd import inherited_sockets
 
 BACKLOG = 4096
 """What systemd uses for its own listening sockets; the kernel cuts it to net.core.somaxconn."""
+LOOPBACK = ("127.0.0.1", "::1")
+"""What `localhost` stands for, whatever a resolver says. Source: RFC 6761, 6.3."""
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""How a host without IPv6 (or IPv4) refuses an address of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class SocketFile:
+    """The file of a Unix socket that this process made, and so removes."""
+
+    path: Path
+    identity: tuple[int, int]
+    """Device and inode, which nothing else can have while the socket is open."""
+
+    @classmethod
+    def of(cls, path: Path) -> "SocketFile":
+        """Remember the file that was just made."""
+        found = path.lstat()
+        return cls(path, (found.st_dev, found.st_ino))
+
+    def remove(self) -> None:
+        """Remove the file, unless somebody has put another in its place."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return
+        if (found.st_dev, found.st_ino) == self.identity:
+            self.path.unlink()
+
+
+@dataclass(slots=True)
 class Listener:
     """One address that is listened on, by one or several sockets. `is_local`: loopback TCP, or a Unix socket."""
 
@@ -31,13 +60,20 @@ class Listener:
     sockets: list[trio.SocketListener]
     is_local: bool
     tls: ssl.SSLContext | None = None
-    owned_path: Path | None = field(default=None)
-    """The Unix socket's file, if this process made it and so removes it."""
+    file: SocketFile | None = None
+    """None where there is none, or where it is not ours to remove."""
+
+    def remove_file(self) -> None:
+        """Remove the socket's file, if it is still ours. To be done while the sockets are open."""
+        if self.file is not None:
+            self.file.remove()
+            self.file = None
 
     def close(self) -> None:
-        """Remove the socket file; the sockets themselves are closed by whoever serves them."""
-        if self.owned_path is not None:
-            self.owned_path.unlink(missing_ok=True)
+        """Stop listening. Idempotent."""
+        self.remove_file()
+        for listening in self.sockets:
+            listening.socket.close()
 
 
 def open_listeners(
@@ -51,124 +87,147 @@ def open_listeners(
         tls: The context for TCP; Unix sockets stay plain.
 
     Raises:
-        ConfigInvalidError: An address is malformed, or a socket's group is unknown.
+        ConfigInvalidError: An address is malformed, a socket's group is unknown, or an inherited socket cannot be used.
         HostError: It cannot be listened on; the message names it and the cause.
     """
-    listeners = [_inherited(sock, tls) for sock in inherited_sockets(environ)]
-    try:
-        if not listeners or not has_default_address:
-            for text in settings.address:
-                listeners.append(_open(text, settings, tls))  # noqa: PERF401 - those opened so far are closed on failure
-    except BaseException:
-        close_all(listeners)
-        raise
+    inherited = inherited_sockets(environ)
+    with ExitStack() as undo:
+        for sock in inherited:
+            undo.callback(sock.close)
+        listeners = [_inherited(sock, tls) for sock in inherited]
+        for text in () if inherited and has_default_address else settings.address:
+            listeners.append(_open(parse_address(text), settings, tls))
+            undo.callback(listeners[-1].close)
+        undo.pop_all()
     return listeners
 
 
 def close_all(listeners: Iterable[Listener]) -> None:
-    """Close sockets that were not served."""
+    """Stop listening on all of them. Idempotent."""
     for listener in listeners:
-        for each in listener.sockets:
-            each.socket.close()
         listener.close()
 
 
-def _open(text: str, settings: Settings, tls: ssl.SSLContext | None) -> Listener:
-    address = parse_address(text)
-    if isinstance(address, UnixAddress):
-        return _open_unix(address.path, settings)
-    return _open_tcp(address, tls)
+def _open(address: Address, settings: Settings, tls: ssl.SSLContext | None) -> Listener:
+    try:
+        return _open_unix(address, settings) if isinstance(address, UnixAddress) else _open_tcp(address, tls)
+    except OSError as error:
+        raise HostError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 def _open_tcp(address: TcpAddress, tls: ssl.SSLContext | None) -> Listener:
-    """Bind every address that the host stands for: `localhost` is both 127.0.0.1 and ::1 where there is IPv6."""
-    try:
-        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise HostError(f"cannot listen on {address}: {error.strerror or error}") from error
+    """Bind every address that the host stands for and this machine has, all to the same port."""
     sockets: list[socket.socket] = []
-    failure: OSError | None = None
     port = address.port
-    # IPv4 first, so that with port 0 both families get the port that IPv4 was given.
-    for family, _, _, _, place in sorted(set(found), key=lambda entry: entry[0] != socket.AF_INET):
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((place[0], port, *place[2:]))
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # this host has no such family
-                for other in sockets:
-                    other.close()
-                raise HostError(f"cannot listen on {address}: {error.strerror}") from error
-            failure = error
-            continue
-        port = sock.getsockname()[1]
-        sockets.append(sock)
-    if not sockets:
-        raise HostError(f"cannot listen on {address}: {failure.strerror if failure else 'no address'}")
-    name = f"{'https' if tls else 'http'}://{TcpAddress(address.host or '*', port)}"
-    return Listener(name, [_listener(sock) for sock in sockets], all(map(_is_local, sockets)), tls)
+    with ExitStack() as undo:
+        absent: OSError | None = None
+        for family, place in _places(address):
+            try:
+                sock = undo.enter_context(_bind(family, (place[0], port, *place[2:])))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+                continue
+            sockets.append(sock)
+            port = sock.getsockname()[1]  # with port 0, the first one's is also the others'
+        if not sockets and absent is not None:
+            raise absent
+        undo.pop_all()
+    bound = TcpAddress(address.host or "*", port)
+    return Listener(_name(bound, tls), [_listening(sock) for sock in sockets], all(map(_is_loopback, sockets)), tls)
 
 
-def _open_unix(path: Path, settings: Settings) -> Listener:
+def _places(address: TcpAddress) -> list[tuple[socket.AddressFamily, Any]]:
+    hosts: tuple[str | None, ...] = LOOPBACK if address.host == "localhost" else (address.host or None,)
+    found = [
+        (family, place)
+        for host in hosts
+        for family, _, _, _, place in socket.getaddrinfo(
+            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _bind(family: socket.AddressFamily, place: Any) -> socket.socket:
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        sock.bind(place)
+        sock.listen(BACKLOG)
+        undo.pop_all()
+    return sock
+
+
+def _open_unix(address: UnixAddress, settings: Settings) -> Listener:
+    path = address.path
     group = _group(settings.socket_group)
-    try:
-        _remove_stale(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            with _umask(0o777):  # nobody connects before mode and group are set
-                sock.bind(str(path))
-            if group is not None:
-                os.chown(path, -1, group)
-            path.chmod(int(settings.socket_mode, 8))
-            sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
-    except OSError as error:
-        raise HostError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
-    return Listener(f"unix:{path}", [_listener(sock)], is_local=True, owned_path=path)
+    if not path.parent.is_dir():
+        raise HostError(f"cannot listen on {address}: there is no directory {path.parent}")
+    _remove_stale(address)
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        os.fchmod(sock.fileno(), 0)  # Linux gives the file the socket's own mode: closed to all until the rest is set
+        sock.bind(str(path))
+        file = SocketFile.of(path)
+        undo.callback(file.remove)
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(int(settings.socket_mode, 8))
+        sock.listen(BACKLOG)
+        undo.pop_all()
+    return Listener(str(address), [_listening(sock)], is_local=True, file=file)
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(address: UnixAddress) -> None:
     """Remove the socket file of a process that is gone.
 
     Raises:
         HostError: Somebody listens there, or it is not a socket.
     """
     try:
-        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+        is_socket = stat.S_ISSOCK(address.path.lstat().st_mode)
     except FileNotFoundError:
         return
     if not is_socket:
-        raise HostError(f"cannot listen on unix:{path}: a file that is not a socket is there; remove it first")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
+        raise HostError(f"cannot listen on {address}: a file that is not a socket is there; remove it first")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
+            probe.connect(str(address.path))
+        except ConnectionRefusedError:
+            address.path.unlink()
             return
-    raise HostError(f"cannot listen on unix:{path}: another process is listening there")
+        except BlockingIOError:  # its backlog is full, so it has one
+            pass
+    raise HostError(f"cannot listen on {address}: another process is listening there")
 
 
 def _inherited(sock: socket.socket, tls: ssl.SSLContext | None) -> Listener:
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigInvalidError("an inherited socket does not listen: a socket unit needs ListenStream= and Accept=no")
     if sock.family == socket.AF_UNIX:
-        return Listener(f"unix:{sock.getsockname()}", [_listener(sock)], is_local=True)
-    host, port = sock.getsockname()[:2]
-    name = f"{'https' if tls else 'http'}://{TcpAddress(host, port)}"
-    return Listener(name, [_listener(sock)], _is_local(sock), tls)
+        path = sock.getsockname()
+        name = "@" + path[1:].decode("utf-8", "replace") if isinstance(path, bytes) else path
+        return Listener(f"unix:{name}", [_listening(sock)], is_local=True)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ConfigInvalidError("an inherited socket is neither TCP nor Unix")
+    bound = TcpAddress(*sock.getsockname()[:2])
+    return Listener(_name(bound, tls), [_listening(sock)], _is_loopback(sock), tls)
 
 
-def _listener(sock: socket.socket) -> trio.SocketListener:
+def _name(address: TcpAddress, tls: ssl.SSLContext | None) -> str:
+    return f"{'https' if tls else 'http'}://{address}"
+
+
+def _listening(sock: socket.socket) -> trio.SocketListener:
+    sock.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-def _is_local(sock: socket.socket) -> bool:
+def _is_loopback(sock: socket.socket) -> bool:
     address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
@@ -182,12 +241,3 @@ def _group(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigInvalidError(f"socketGroup: there is no group {name!r} on this host") from None
-
-
-@contextmanager
-def _umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)

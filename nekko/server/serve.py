@@ -71,12 +71,15 @@ async def serve(
 
 
 async def _serve_connection(service: Service, listener: Listener, stream: trio.SocketStream) -> None:
+    """Serve one connection. Whatever goes wrong in it ends neither the others nor the server."""
+    name = f"a peer by {listener.name}"
     try:
-        connection = Connection(service, listener, stream)
-    except OSError as error:
-        log.debug("a peer by %s left before it was served: %s", listener.name, error)
-        return
-    try:
+        try:
+            connection = Connection(service, listener, stream)
+        except OSError as error:
+            log.debug("%s: left before it was served: %s", name, error)
+            return
+        name = connection.name
         await connection.run()
-    except* Exception as group:  # noqa: BLE001 - one connection must not end the others
-        log.error("%s: the connection failed", connection.name, exc_info=group)
+    except* Exception as group:
+        log.error("%s: the connection failed", name, exc_info=group)

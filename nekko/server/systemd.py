@@ -1,40 +1,63 @@
-"""systemd's protocols: sockets in, notices out. Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)."""
+"""systemd's protocols: sockets in, notices out. Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
+Each variable is removed when it has been read: child processes must not take what it says for theirs. An OCI runtime,
+for one, sends notices of its own wherever it finds `NOTIFY_SOCKET`.
+"""
+
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
 
 import trio
 
+from nekko.errors import ConfigInvalidError
+
+log = logging.getLogger(__name__)
+
 FIRST_DESCRIPTOR = 3
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Take over the listening sockets that were passed to this process, and remove the variables that told of them.
+    """Take over the sockets that were passed to this process, none if none were. Children do not inherit them.
 
-    Children must not inherit the sockets, nor believe that they were meant for them.
+    Raises:
+        ConfigInvalidError: What was passed is not sockets.
     """
-    is_for_us = environ.pop("LISTEN_PID", None) == str(os.getpid())
-    count = environ.pop("LISTEN_FDS", "0")
+    is_for_us = environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
-    if not is_for_us or not count.isdigit():
+    if not is_for_us:
         return []
     sockets = []
-    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
-        os.set_inheritable(descriptor, False)
-        sockets.append(socket.socket(fileno=descriptor))
+    try:
+        for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
+            os.set_inheritable(descriptor, False)
+            sockets.append(socket.socket(fileno=descriptor))
+    except (OSError, ValueError) as error:
+        raise ConfigInvalidError(f"LISTEN_FDS={count}: the sockets cannot be taken over: {error}") from error
     return sockets
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; does nothing where there is none."""
+    """Tells the service manager how the daemon is; does nothing where there is none.
+
+    No notice waits or fails: one that cannot be delivered is logged.
+
+    Raises:
+        ConfigInvalidError: A variable of the service manager cannot be understood.
+    """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
+        if address and address[0] not in "/@":
+            raise ConfigInvalidError(f"NOTIFY_SOCKET={address}: neither a path nor an abstract name")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        microseconds = environ.pop("WATCHDOG_USEC", "")
+        microseconds = environ.pop("WATCHDOG_USEC", "0")
         is_for_us = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._watchdog_seconds = int(microseconds) / 1e6 if microseconds.isdigit() and is_for_us else None
+        if not microseconds.isdigit():
+            raise ConfigInvalidError(f"WATCHDOG_USEC={microseconds}: not a number")
+        self._watchdog_seconds = int(microseconds) / 1e6 if is_for_us else 0.0
 
     def ready(self) -> None:
         """Tell that requests are answered from now on."""
@@ -46,22 +69,20 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Tell one line for `systemctl status`."""
-        self._send(f"STATUS={text}")
+        line = text.replace("\n", " ")  # another line would be another notice
+        self._send(f"STATUS={line}")
 
     async def watchdog(self) -> None:
-        """Tell at half the watchdog's interval that the event loop turns, until cancelled."""
-        if self._watchdog_seconds is None:
-            return
-        while True:
+        """Tell at half the watchdog's interval that the event loop turns. Returns at once where there is none."""
+        while self._watchdog_seconds:
             self._send("WATCHDOG=1")
             await trio.sleep(self._watchdog_seconds / 2)
 
     def _send(self, message: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             try:
-                sock.connect(self._address)
-                sock.send(message.encode(), socket.MSG_DONTWAIT)
-            except OSError:  # the manager has gone or its queue is full: nothing that the daemon could do about it
-                return
+                sock.sendto(message.encode(), self._address)
+            except OSError as error:
+                log.warning("systemd could not be told %s: %s", message, error)

@@ -1,6 +1,7 @@
 """The server's TLS context."""
 
 import ssl
+from pathlib import Path
 
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError
@@ -10,16 +11,32 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     """Make the context that TCP listeners use, None where no certificate is configured.
 
     Raises:
-        ConfigInvalidError: Certificate or key cannot be used.
+        ConfigInvalidError: A file cannot be used; the message names its setting and the cause.
     """
     if settings.tls_cert is None:
         return None
+    assert settings.tls_key is not None  # the configuration refuses one without the other
+    _check_pem("tlsCert", settings.tls_cert, "CERTIFICATE")
+    _check_pem("tlsKey", settings.tls_key, "PRIVATE KEY")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        # An empty password, for without one OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except (OSError, ValueError) as error:
-        files = f"tlsCert {settings.tls_cert}, tlsKey {settings.tls_key}"
-        raise ConfigInvalidError(f"{files}: cannot be used: {error}") from error
+        files = f"tlsCert {settings.tls_cert} with tlsKey {settings.tls_key}"
+        raise ConfigInvalidError(f"{files}: {error}") from error
     # Bulk over HTTP/2 costs several times as much here as over HTTP/1.1.
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _check_pem(setting: str, path: Path, label: str) -> None:
+    """Refuse a file that is not of its kind; OpenSSL's own words for that do not tell which file is meant."""
+    try:
+        text = path.read_text("ascii", "replace")
+    except OSError as error:
+        raise ConfigInvalidError(f"{setting} {path}: {error.strerror}") from error
+    if f"{label}-----" not in text:
+        raise ConfigInvalidError(f"{setting} {path}: there is no {label.lower()} in PEM form in it")
+    if "ENCRYPTED" in text:
+        raise ConfigInvalidError(f"{setting} {path}: it is encrypted, and there is nobody to ask for its password")

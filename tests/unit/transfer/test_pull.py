@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from nekko.errors import (
     StorageFullError,
@@ -24,7 +25,7 @@ from nekko.oci import mediatype
 from nekko.oci.digest import Digest
 from nekko.sources.credentials import Credentials
 from nekko.transfer.pull import PullResult
-from tests.fakes.far_end import FarEnd, endless, raw, redirect, status, whole
+from tests.fakes.far_end import Answer, FarEnd, Request, endless, raw, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, descriptor, image, index
 from tests.node import QUICK, Node, open_node, wish
 
@@ -214,8 +215,14 @@ async def test_foreign_layer_may_be_absent(node: Node, registry: FakeRegistry) -
 
 
 async def test_missing_layer_fails_and_the_rest_is_kept_for_the_next_try(node: Node, registry: FakeRegistry) -> None:
+    async def refuse_when_the_rest_is_here(stream: trio.SocketStream, request: Request) -> None:
+        while node.store.statistics().blobs < 4:
+            await trio.sleep(0.01)
+        await status(404)(stream, request)
+
     registry.manifest(image(LAYERS), "v1")
-    paths = [registry.blob(LAYERS[0]), registry.blob(LAYERS[1]), registry.blob(LAYERS[2], status(404), whole(LAYERS[2]))]
+    paths = [registry.blob(LAYERS[0]), registry.blob(LAYERS[1])]
+    registry.blob(LAYERS[2], refuse_when_the_rest_is_here, whole(LAYERS[2]))
     registry.blob(b"{}")
     with pytest.raises(UpstreamNotFoundError, match="answered 404"):
         await node.pull(registry.reference())
@@ -353,9 +360,9 @@ async def test_endless_body_is_stopped_by_the_room_there_is(tmp_path: Path, far:
     ids=["401", "403", "404", "410", "500", "503", "429", "garbage", "encoded"],
 )  # fmt: skip
 async def test_fault_has_its_error_and_leaves_nothing(
-    node: Node, far: FarEnd, answer: object, error: type[Exception]
+    node: Node, far: FarEnd, answer: Answer, error: type[Exception]
 ) -> None:
-    url = far.on("/f?token=hidden", answer)  # type: ignore[arg-type]  # one of the answers above
+    url = far.on("/f?token=hidden", answer)
     with pytest.raises(error) as caught:
         await node.pull(url)
     assert f"{far.host}/f" in str(caught.value)
@@ -546,12 +553,12 @@ async def test_credentials_stay_with_the_host_they_were_given_for(node: Node, fa
 async def test_denied_with_somebody_elses_credentials_is_asked_with_ones_own(node: Node, far: FarEnd) -> None:
     gate = trio.Event()
 
-    async def by_token(stream: trio.SocketStream, request: object) -> None:
-        if request.headers.get("authorization") == "Bearer good":  # type: ignore[attr-defined]  # a Request
-            await whole(FILE)(stream, request)  # type: ignore[arg-type]  # passed through
+    async def by_token(stream: trio.SocketStream, request: Request) -> None:
+        if request.headers.get("authorization") == "Bearer good":
+            await whole(FILE)(stream, request)
         else:
             await gate.wait()
-            await status(401)(stream, request)  # type: ignore[arg-type]  # passed through
+            await status(401)(stream, request)
 
     url = far.on("/f", by_token)
     async with trio.open_nursery() as nursery:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from nekko.errors import TransferAbandonedError, UpstreamContentError, UpstreamError, UpstreamNotFoundError
 from nekko.oci.digest import Digest
 from nekko.transfer.follow import WITHHELD_BYTES, follow
 from nekko.transfer.table import Fetched, Transfer
-from tests.fakes.far_end import FarEnd, status, whole
+from tests.fakes.far_end import FarEnd, Request, status, whole
 from tests.node import Node, open_node
 
 BODY = random.Random(1).randbytes(3_000_000)
@@ -142,9 +143,9 @@ async def test_failure_reaches_every_waiter_as_an_error_of_its_own(node: Node, f
 async def test_denied_with_one_joiners_remote_is_asked_with_the_others(node: Node, far: FarEnd) -> None:
     gate = trio.Event()
 
-    async def deny_late(stream: trio.SocketStream, request: object) -> None:
+    async def deny_late(stream: trio.SocketStream, request: Request) -> None:
         await gate.wait()
-        await status(401)(stream, request)  # type: ignore[arg-type]  # passed through
+        await status(401)(stream, request)
 
     denied = node.remote(far.on("/denied", deny_late), DIGEST, len(BODY))
     granted = node.remote(far.on("/granted", whole(BODY)), DIGEST, len(BODY))

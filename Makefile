@@ -1,0 +1,53 @@
+# Each target does all its own set-up. `make run` and `make test` are the two to know.
+
+PYTHON = .venv/bin/python
+SOURCES = nekko tests bench
+
+.PHONY: help run test lint check zipapp smoke bench test-nspawn readme install uninstall clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Run the daemon on its defaults, with a cache inside this checkout
+	@packaging/setup run
+	$(PYTHON) -m nekko serve --cache-dir .cache/nekko
+
+test: ## Run every test that fits in some minutes
+	@packaging/setup test
+	$(PYTHON) -m pytest
+
+lint: ## Format check, lint, types
+	@packaging/setup test
+	$(PYTHON) -m ruff format --check $(SOURCES)
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m mypy
+
+check: lint test smoke ## What a commit must pass
+
+zipapp: ## Build dist/nekko.pyz, reproducibly
+	@packaging/setup test
+	packaging/zipapp
+
+smoke: zipapp ## Try the built zipapp
+	$(PYTHON) -m pytest -m zipapp -o addopts=
+
+bench: ## Measure against real peers
+	@packaging/setup bench
+	$(PYTHON) -m bench
+
+test-nspawn: zipapp ## Boot systemd in a container and try the units (root)
+	@packaging/setup nspawn
+	$(PYTHON) -m pytest -m nspawn -o addopts=
+
+readme: ## Rewrite the generated tables of the README
+	@packaging/setup run
+	$(PYTHON) -m nekko.config.table README.md
+
+install: ## Install zipapp, units, user and directories (root; DESTDIR is respected)
+	packaging/install
+
+uninstall: ## Remove what install put there; the cache stays
+	packaging/uninstall
+
+clean: ## Remove what was built
+	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache
