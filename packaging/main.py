@@ -17,7 +17,7 @@ def _candidates():
     home = os.environ.get("HOME")
     if cache:
         yield Path(cache, "nekko", "shiv")
-    if home:
+    if home and Path(home).is_dir():
         yield Path(home, ".cache", "nekko", "shiv")
     if os.geteuid() == 0:
         yield Path("/var/cache/nekko/shiv")

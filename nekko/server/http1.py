@@ -1,7 +1,8 @@
 """HTTP/1.1 by Hypercorn, and nothing else by it.
 
-A request to upgrade (HTTP/2 in clear text, WebSocket) is answered as if it had not asked, which RFC 9110, 7.8, permits.
-Hypercorn would change the protocol and, with it, take three short inputs that end a connection with an exception.
+A request to upgrade (HTTP/2 in clear text, WebSocket) is answered as if it had not asked, which RFC 9110, 7.8, permits;
+tunnels are refused. Hypercorn would change the protocol, and has short inputs behind that door which end a connection
+with an exception.
 """
 
 import logging
@@ -42,8 +43,9 @@ class Http1(H11Protocol):
         """Stay, whatever the request wants to upgrade to."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if request.http_version not in (b"1.0", b"1.1"):  # such as the preface of HTTP/2
-            await self._send_error_response(505)
+        is_foreign = request.http_version not in (b"1.0", b"1.1")  # such as the preface of HTTP/2
+        if is_foreign or request.method == b"CONNECT":
+            await self._send_error_response(505 if is_foreign else 501)
             await self.send(Closed())
             return
         self.stream = HTTPStream(

@@ -1,6 +1,7 @@
 """A running server for each test that asks for one."""
 
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,27 +14,30 @@ from tests.unit.server.serving import QUICK, App, Server, Start
 
 
 @pytest.fixture
-def start(nursery: trio.Nursery) -> Start:
+def start(nursery: trio.Nursery) -> Iterator[Start]:
     """Start a server, which ends with the test at the latest."""
+    servers: list[Server] = []
 
     async def start(
         app: App, settings: Settings = QUICK, *, idle_seconds: float = 20.0, tls: ssl.SSLContext | None = None
     ) -> Server:
         listeners = open_listeners(settings, {}, has_default_address=False, tls=tls)
-        name = listeners[0].sockets[0].socket.getsockname()
-        stop, ended = trio.Event(), trio.Event()
+        server = Server(listeners, listeners[0].sockets[0].socket.getsockname(), stop=trio.Event(), ended=trio.Event())
+        servers.append(server)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             await serve(
                 app,  # type: ignore[arg-type]  # ASGI, typed more closely there
-                listeners, settings=settings, stop=stop, idle_seconds=idle_seconds, task_status=task_status,
+                listeners, settings=settings, stop=server.stop, idle_seconds=idle_seconds, task_status=task_status,
             )  # fmt: skip
-            ended.set()
+            server.ended.set()
 
         await nursery.start(run)
-        return Server(listeners, 0 if isinstance(name, str) else name[1], stop, ended)
+        return server
 
-    return start
+    yield start
+    for server in servers:
+        server.close_clients()
 
 
 @pytest.fixture

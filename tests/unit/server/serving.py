@@ -3,8 +3,8 @@
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import h11
@@ -95,10 +95,9 @@ class Client:
         assert isinstance(event, h11.Response)
         return Answer(event.status_code, {name.decode(): value.decode() for name, value in event.headers}, b"")
 
-    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+    async def _event(self) -> object:
         while (event := self.protocol.next_event()) is h11.NEED_DATA:
-            self.protocol.receive_data(await self.stream.receive_some(65536))
-        assert event is not h11.NEED_DATA
+            self.protocol.receive_data(bytes(await self.stream.receive_some(65536)))
         return event
 
     async def is_closed_by_server(self) -> bool:
@@ -122,28 +121,28 @@ class Server:
     """A running server."""
 
     listeners: Sequence[Listener]
-    port: int
+    place: Any
+    """The address of the first listener."""
     stop: trio.Event
     ended: trio.Event
+    _clients: ExitStack = field(default_factory=ExitStack)
 
     async def connect(self, *, receive_buffer: int | None = None) -> Client:
-        """Open a connection by TCP."""
-        sock = trio.socket.socket()
+        """Open a connection to the first listener. It is closed at the end of the test."""
+        sock = trio.socket.socket(socket.AF_UNIX if isinstance(self.place, str) else socket.AF_INET)
+        self._clients.callback(sock.close)
         if receive_buffer is not None:  # to be set before the connection is made, or it has no effect
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await sock.connect(("127.0.0.1", self.port))
+        await sock.connect(self.place)
         return Client(trio.SocketStream(sock))
+
+    def close_clients(self) -> None:
+        """Close all that `connect` has opened."""
+        self._clients.close()
 
     async def ask(self, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
         """Send one request by a connection of its own."""
-        client = await self.connect()
-        async with client.stream:
-            return await client.ask(path, method, body, **headers)
-
-
-async def connect_unix(path: Path) -> Client:
-    """Open a connection by a Unix socket."""
-    return Client(await trio.open_unix_socket(str(path)))
+        return await (await self.connect()).ask(path, method, body, **headers)
 
 
 class Start(Protocol):

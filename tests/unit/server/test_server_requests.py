@@ -5,6 +5,7 @@ import logging
 import h11
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.unit.server.serving import (
     PATIENT,
@@ -76,9 +77,8 @@ async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     received = b""
     while not received.endswith(b"/2"):
         received += await client.stream.receive_some()
-    assert [received.index(b"\r\n\r\n/%d" % n) for n in range(3)] == sorted(
-        received.index(b"\r\n\r\n/%d" % n) for n in range(3)
-    )
+    places = [received.index(b"\r\n\r\n/%d" % n) for n in range(3)]
+    assert places == sorted(places)
 
 
 async def test_twenty_connections_are_served_at_once(start: Start) -> None:
@@ -118,31 +118,27 @@ async def test_body_arrives_whole(start: Start) -> None:
 
 async def test_answer_before_the_body_was_read_reaches_a_client_that_sends_on(start: Start) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await sent_enough.wait()
+        await wait_all_tasks_blocked(0.01)  # every buffer on the way here is full, and so is the queue of events
         await respond(send, b"too large", 413)
 
-    sent_enough = trio.Event()
     server = await start(app)
     client = await server.connect()
 
-    async def send_for_ever() -> None:
+    async def send_for_ever(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
-            scopes.append(scope)
+            task_status.started(scope)
             await client.stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
-            for count in range(1000):
+            while True:
                 await client.stream.send_all(bytes(100_000))
-                if count == 12:  # more than the 10 parts that the queue to the application holds
-                    sent_enough.set()
 
-    scopes: list[trio.CancelScope] = []
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send_for_ever)
+            sending = await nursery.start(send_for_ever)
             received = b""
             while not received.endswith(b"too large"):
                 received += await client.stream.receive_some()
             assert await client.stream.receive_some() == b""
-            scopes[0].cancel()
+            sending.cancel()
     assert received.startswith(b"HTTP/1.1 413 ")
 
 

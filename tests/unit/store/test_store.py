@@ -108,6 +108,7 @@ async def test_second_writer_of_a_key_waits_for_the_first(store: Store) -> None:
 
     async with trio.open_nursery() as nursery:
         async with store.ingests.open(str(DIGEST), digest=DIGEST) as ingest:
+            await ingest.note(size=len(BODY), etag=None, last_modified=None)
             nursery.start_soon(second)
             ingest.write(memoryview(BODY[:1000]))
             await trio.testing.wait_all_tasks_blocked()
