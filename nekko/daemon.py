@@ -95,7 +95,7 @@ async def _serve_until(
     ended: trio.Event,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    await serve(application, listeners, settings=settings, stop=stop, task_status=task_status)  # type: ignore[arg-type]  # ASGI, typed closer there
+    await serve(application, listeners, settings=settings, stop=stop, task_status=task_status)
     ended.set()
 
 

@@ -56,9 +56,7 @@ class Node:
         return [p for p in own.rglob("*") if p.is_file() and not p.name.startswith("catalog.") and p.name != "lock"]
 
 
-def wish(
-    url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False
-) -> Wish:
+def wish(url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False) -> Wish:
     return Wish(parse_locator(url), PlatformSelection.parse(platform), credentials, refresh)
 
 

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from nekko.api import content, status
-from nekko.api.blobs import PATH, BlobDoor, Receive, Send
+from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.peer import peer_of
 from nekko.api.responses import error_response, problem, problem_response
 from nekko.config.settings import Settings
@@ -38,7 +38,7 @@ class Application:
         self._quart = quart
         self._counters = counters
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
@@ -52,7 +52,7 @@ class Application:
 
         is_blob = PATH.fullmatch(scope["path"]) is not None
         try:
-            await (self._blobs if is_blob else self._quart)(scope, receive, watched)  # type: ignore[arg-type]  # Quart types it closer
+            await (self._blobs if is_blob else self._quart)(scope, receive, watched)
         finally:
             seconds = time.monotonic() - started
             door = "files" if is_blob else scope["path"].split("/")[1] or "front"

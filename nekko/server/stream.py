@@ -87,7 +87,7 @@ class SteadyStream(trio.abc.HalfCloseableStream):
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     raise PeerGoneError(str(error)) from error
             before, waiting = waiting, self._untaken_bytes()
-            if before >= 0:
+            if waiting >= before:
                 raise PeerGoneError(f"no byte taken for {self._timeout_seconds:g} s")
 
     def _untaken_bytes(self) -> int:

@@ -144,7 +144,7 @@ class _Relay(httpx.AsyncByteStream):
         self._answer = answer
         self._parts = self._read()
 
-    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         return self._parts
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ async def serve_node(node: Node, address: str = "127.0.0.1:0") -> AsyncIterator[
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: serve(application, listeners, settings=settings, stop=stop, task_status=task_status))  # type: ignore[arg-type]  # noqa: E501 - ASGI, typed closer there
+        await nursery.start(partial(serve, application, listeners, settings=settings, stop=stop))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             yield Served(node, client)
         stop.set()
@@ -86,7 +87,13 @@ async def test_post_then_get_then_delete(served: Served, far: FarEnd) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["aHR0cDovL2gvYWI/eD0x", "aHR0cDovL2gvYWI_eD0x", "aHR0cDovL2gvYWI%2FeD0x", "aHR0cDovL2gveC8/cQ==", "L2NvbnRlbnQv//8"],
+    [
+        "aHR0cDovL2gvYWI/eD0x",
+        "aHR0cDovL2gvYWI_eD0x",
+        "aHR0cDovL2gvYWI%2FeD0x",
+        "aHR0cDovL2gveC8/cQ==",
+        "L2NvbnRlbnQv//8",
+    ],
 )
 async def test_base64_of_any_kind_reaches_the_handler(served: Served, path: str) -> None:
     answer = await served.client.get(f"/content/{path}")
@@ -186,7 +193,10 @@ async def test_stalled_upstream_is_504(tmp_path: Path, far: FarEnd) -> None:
 
 
 async def test_no_room_is_507_with_both_figures(tmp_path: Path, far: FarEnd) -> None:
-    async with open_node(tmp_path / "c", replace(QUICK, min_free_space_bytes=1 << 60)) as node, serve_node(node) as served:
+    async with (
+        open_node(tmp_path / "c", replace(QUICK, min_free_space_bytes=1 << 60)) as node,
+        serve_node(node) as served,
+    ):
         posted = await served.post({"url": far.on("/f", whole(FILE))})
     assert posted.status_code == 507
     assert posted.json()["needed_bytes"] >= len(FILE)
@@ -253,7 +263,9 @@ async def test_list_is_paged(served: Served, far: FarEnd) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = (await served.client.get("/content/", params={"limit": "2"} | ({"after": after} if after else {}))).json()
+        page = (
+            await served.client.get("/content/", params={"limit": "2"} | ({"after": after} if after else {}))
+        ).json()
         seen += [content["url"] for content in page["contents"]]
         if not (after := page.get("next", "")):
             break

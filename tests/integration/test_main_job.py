@@ -167,7 +167,9 @@ def test_acknowledged_content_survives_kill(tmp_path: Path, web: Server) -> None
         node.start()
         assert [node.content(web.url(f"/{n}"))[0] for n in range(5)] == [200] * 5
         node.stop()
-        report = subprocess.run([sys.executable, "-m", "nekko", "fsck", "--cache-dir", str(node.cache)], capture_output=True)
+        report = subprocess.run(
+            [sys.executable, "-m", "nekko", "fsck", "--cache-dir", str(node.cache)], capture_output=True
+        )
         assert report.returncode == 0, report.stdout
 
 

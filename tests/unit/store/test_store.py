@@ -46,7 +46,9 @@ async def keep_file(store: Store, body: bytes = BODY, naming: Naming = NAMING) -
     """Keep a file as a pull would."""
     blob = await store.publish_bytes(body, Digest.of(body))
     manifest, extra = file_artifact("f.bin", blob.digest, blob.size, url=naming.url)
-    root = Descriptor(mediatype.OCI_MANIFEST, Digest.of(manifest), len(manifest), artifact_type="application/vnd.nekko.file.v1")
+    root = Descriptor(
+        mediatype.OCI_MANIFEST, Digest.of(manifest), len(manifest), artifact_type="application/vnd.nekko.file.v1"
+    )
     for digest, content in (*extra.items(), (root.digest, manifest)):
         await store.publish_bytes(content, digest)
     required = [Required(root.digest, root.size, root.media_type), Required(blob.digest, blob.size, "x/y", "f.bin")]
@@ -223,7 +225,9 @@ async def test_what_a_crash_left_in_the_trash_is_removed(tmp_path: Path) -> None
         assert list(store.layout.trash.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"not json", b'{"imageLayoutVersion": "9"}', b"[]"], ids=["junk", "version", "list"])
+@pytest.mark.parametrize(
+    "content", [b"not json", b'{"imageLayoutVersion": "9"}', b"[]"], ids=["junk", "version", "list"]
+)
 async def test_directory_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "oci-layout").write_bytes(content)
     with pytest.raises(ConfigInvalidError, match=str(tmp_path)):

@@ -154,7 +154,9 @@ async def test_pull_of_an_image_brings_every_blob(node: Node, registry: FakeRegi
 
 @pytest.mark.parametrize("kind", [mediatype.OCI_INDEX, mediatype.DOCKER_INDEX], ids=["oci", "docker"])
 async def test_index_brings_all_platforms_or_those_asked_for(node: Node, registry: FakeRegistry, kind: str) -> None:
-    images = {f"linux/{arch}": image([layer], layer[:9]) for arch, layer in zip(("amd64", "arm64"), LAYERS, strict=False)}
+    images = {
+        f"linux/{arch}": image([layer], layer[:9]) for arch, layer in zip(("amd64", "arm64"), LAYERS, strict=False)
+    }
     root = index(images, media_type=kind)
     registry.manifest(root, "v1")
     for manifest, layer in zip(images.values(), LAYERS, strict=False):
@@ -289,7 +291,9 @@ async def test_nested_indexes_are_bounded(node: Node, registry: FakeRegistry) ->
 
 async def test_manifest_by_digest_with_other_bytes_is_refused(node: Node, registry: FakeRegistry) -> None:
     asked = Digest.of(b"other")
-    registry.far.on(f"/v2/org/app/manifests/{asked}", whole(image(LAYERS), headers={"Content-Type": mediatype.OCI_MANIFEST}))
+    registry.far.on(
+        f"/v2/org/app/manifests/{asked}", whole(image(LAYERS), headers={"Content-Type": mediatype.OCI_MANIFEST})
+    )
     with pytest.raises(UpstreamContentError, match=f"expected {asked}"):
         await node.pull(f"oci://{registry.far.host}/org/app@{asked}")
 
