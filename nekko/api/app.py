@@ -45,7 +45,7 @@ class Application:
             return
         started, answered = time.monotonic(), 0
 
-        async def watched(message: dict[str, Any]) -> None:
+        async def watched(message: Any) -> None:
             nonlocal answered
             answered = message.get("status", answered)
             await send(message)

@@ -51,7 +51,7 @@ class Host:
     """How to talk to one upstream host (`hosts:` in the file, by `host` or `host:port`)."""
 
     scheme: Literal["https", "http"] | None = setting(
-        None, "http for a registry without TLS (loopback: tried anyway)", read=grammar.scheme
+        None, "http or https; without it https, and http for loopback", read=grammar.scheme
     )
     ca: Path | None = setting(None, "PEM file of the authorities to trust for this host, instead of the system's")
     cert: Path | None = setting(None, "PEM file of a client certificate")

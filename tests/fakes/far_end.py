@@ -146,7 +146,10 @@ def whole(
             return
         if stall_after is not None:
             await _send(stream, part[:stall_after])
-            await (trio.sleep_forever() if gate is None else gate.wait())
+            if gate is None:
+                await trio.sleep_forever()
+            else:
+                await gate.wait()
             part = part[stall_after:]
         await _send(stream, part if cut_after is None else part[:cut_after])
 

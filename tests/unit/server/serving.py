@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import h11
 import trio
@@ -17,6 +17,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 QUICK = Settings(address=("127.0.0.1:0",), graceful_stop_seconds=0.2)
 PATIENT = replace(QUICK, graceful_stop_seconds=600.0)
@@ -54,10 +55,10 @@ class Answer:
 
 
 @dataclass
-class Client:
+class Client(Generic[StreamT]):
     """One connection to a server. Raises `h11.RemoteProtocolError` for an answer that is cut or malformed."""
 
-    stream: trio.abc.HalfCloseableStream
+    stream: StreamT
     protocol: h11.Connection = field(default_factory=lambda: h11.Connection(h11.CLIENT))
 
     async def ask(self, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
@@ -127,7 +128,7 @@ class Server:
     ended: trio.Event
     _clients: ExitStack = field(default_factory=ExitStack)
 
-    async def connect(self, *, receive_buffer: int | None = None) -> Client:
+    async def connect(self, *, receive_buffer: int | None = None) -> Client[trio.SocketStream]:
         """Open a connection to the first listener. It is closed at the end of the test."""
         sock = trio.socket.socket(socket.AF_UNIX if isinstance(self.place, str) else socket.AF_INET)
         self._clients.callback(sock.close)

@@ -223,7 +223,7 @@ async def test_answer_without_a_length_to_http_1_0_is_reset_when_it_fails(start:
         await consume(client)
 
 
-async def consume(client: Client) -> None:
+async def consume(client: Client[trio.SocketStream]) -> None:
     while await client.stream.receive_some():
         pass
 

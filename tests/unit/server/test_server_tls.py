@@ -1,0 +1,179 @@
+"""TLS on TCP, from the files of the settings to the connection."""
+
+import ssl
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
+from nekko.config.settings import Settings
+from nekko.errors import ConfigInvalidError
+from nekko.server.tls import server_context
+from tests.unit.server.serving import PATIENT, Client, Receive, Scope, Send, Server, Start, hello, read_all, respond
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Give the authority that signs the server."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def settings(authority: trustme.CA, tmp_path: Path) -> Settings:
+    """Give settings with a certificate for `localhost`."""
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    return replace(PATIENT, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+
+
+async def connect(server: Server, authority: trustme.CA) -> Client[trio.SSLStream[trio.SocketStream]]:
+    """Connect by TLS, offering HTTP/2 first."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    plain = await server.connect()
+    stream = trio.SSLStream(plain.stream, context, server_hostname="localhost", https_compatible=True)
+    await stream.do_handshake()
+    return Client(stream)
+
+
+async def test_requests_are_answered_by_http_1_1_only(start: Start, settings: Settings, authority: trustme.CA) -> None:
+    server = await start(hello, settings, tls=server_context(settings))
+    assert server.listeners[0].name == f"https://127.0.0.1:{server.place[1]}"
+    client = await connect(server, authority)
+    assert client.stream.selected_alpn_protocol() == "http/1.1"
+    for _ in range(2):
+        assert (await client.ask()).body == b"ok"
+
+
+async def test_application_finds_no_sendfile_and_no_subject(
+    start: Start, settings: Settings, authority: trustme.CA
+) -> None:
+    states = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        states.append((scope["scheme"], scope["state"]))
+        await respond(send)
+
+    server = await start(app, settings, tls=server_context(settings))
+    client = await connect(server, authority)
+    await client.ask()
+    ((scheme, state),) = states
+    peer = state[STATE_KEY]
+    assert scheme == "https"
+    assert SENDFILE_KEY not in state
+    assert peer == Peer(server.listeners[0].name, peer.address, is_local=True)
+
+
+async def test_large_answer_arrives_whole(start: Start, settings: Settings, authority: trustme.CA) -> None:
+    body = bytes(range(256)) * (4 * MIB // 256)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, body)
+
+    server = await start(app, settings, tls=server_context(settings))
+    client = await connect(server, authority)
+    assert (await client.ask()).body == body
+
+
+async def test_reader_that_stalls_is_dropped(start: Start, settings: Settings, authority: trustme.CA) -> None:
+    gone = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, bytes(32 * MIB))
+        await receive()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    server = await start(app, replace(settings, send_timeout_seconds=0.1), tls=server_context(settings))
+    client = await connect(server, authority)
+    await client.send_request()
+    with trio.fail_after(30):
+        await gone.wait()
+
+
+@pytest.mark.parametrize(
+    "given", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03", b""], ids=["http", "half", "none"]
+)
+async def test_peer_without_tls_is_refused_and_harms_nobody(
+    start: Start, settings: Settings, authority: trustme.CA, caplog: pytest.LogCaptureFixture, given: bytes
+) -> None:
+    server = await start(hello, settings, tls=server_context(settings))
+    plain = await server.connect()
+    await plain.stream.send_all(given)
+    await plain.stream.send_eof()
+    with trio.fail_after(30):
+        assert not (await read_all(plain.stream)).startswith(b"HTTP/")
+    client = await connect(server, authority)
+    assert (await client.ask()).body == b"ok"
+    assert caplog.records == []
+
+
+async def test_handshake_that_is_not_completed_in_time_is_given_up(
+    start: Start, settings: Settings, authority: trustme.CA
+) -> None:
+    server = await start(hello, settings, idle_seconds=0.1, tls=server_context(settings))
+    plain = await server.connect()
+    with trio.fail_after(30):
+        assert await plain.is_closed_by_server()
+
+
+async def test_handshake_does_not_hold_up_the_stop(start: Start, settings: Settings) -> None:
+    server = await start(hello, settings, tls=server_context(settings))
+    plain = await server.connect()
+    await plain.stream.send_all(b"\x16\x03")
+    await trio.testing.wait_all_tasks_blocked()
+    server.stop.set()
+    with trio.fail_after(30):
+        await server.ended.wait()
+
+
+async def test_unix_sockets_stay_plain(start: Start, settings: Settings, tmp_path: Path) -> None:
+    server = await start(hello, replace(settings, address=(f"unix:{tmp_path}/s",)), tls=server_context(settings))
+    assert (await server.ask()).body == b"ok"
+
+
+def test_no_certificate_is_no_tls() -> None:
+    assert server_context(Settings()) is None
+
+
+def encrypt(key: Path) -> None:
+    command = ["openssl", "pkey", "-aes128", "-passout", "pass:x", "-out", key]
+    subprocess.run(command, input=key.read_bytes(), check=True)
+
+
+def exchange(certificate: Path) -> None:
+    certificate.with_name("key.pem").write_bytes(trustme.CA().private_key_pem.bytes())
+
+
+WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no-certificate": ("cert.pem", Path.unlink, r"tlsCert .*/cert\.pem: No such file"),
+    "no-key": ("key.pem", Path.unlink, r"tlsKey .*/key\.pem: No such file"),
+    "not-a-certificate": ("cert.pem", lambda path: path.write_text("x"), r"tlsCert .*: there is no certificate in PEM"),
+    "not-a-key": ("key.pem", lambda path: path.write_text("x"), r"tlsKey .*: there is no private key in PEM"),
+    "encrypted": ("key.pem", encrypt, r"tlsKey .*: it is encrypted"),
+    "another's-key": ("cert.pem", exchange, r"tlsCert .* with tlsKey .*: .*mismatch"),
+    "damaged": (
+        "cert.pem",
+        lambda path: path.write_text(path.read_text()[:300] + "\n"),
+        r"tlsCert .* with tlsKey .*: ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), WRONG.values(), ids=WRONG)
+def test_file_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
+    settings: Settings, tmp_path: Path, name: str, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(tmp_path / name)
+    with pytest.raises(ConfigInvalidError, match=message):
+        server_context(settings)
