@@ -97,7 +97,7 @@ def _from_entry(entry: Mapping[str, str]) -> RegistryLogin | None:
         return RegistryLogin("bearer", bearer)
     if auth := entry.get("auth"):
         try:
-            name, _, password = base64.b64decode(auth).decode().partition(":")
+            name, _, password = base64.b64decode(auth, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             raise ValueError("an 'auth' value is not base64 of user:password") from None
         return RegistryLogin("login", password.rstrip("\0"), name)

@@ -89,6 +89,8 @@ class Session:
                 return
             header = await self.tokens.answer(response, scope, url)
         async with self.client.send(method, url, headers=headers, authorization=header) as response:
+            if response.status_code == 401:
+                raise self.tokens.refused(url)
             yield response
 
     async def is_unchanged(self, root: Digest) -> bool:

@@ -61,7 +61,6 @@ class TokenSource:
             UpstreamDeniedError: There is nothing (else) to show for the challenge.
             UpstreamContentError: The challenge or the token server's answer is unusable.
         """
-        refused = f"{where}: answered 401"
         challenges = {
             challenge.scheme: challenge
             for value in reversed(response.headers.get_list("www-authenticate"))
@@ -69,15 +68,19 @@ class TokenSource:
         }
         if (bearer := challenges.get("bearer")) is not None and "realm" in bearer.parameters:
             if self._login is not None and self._login.kind == "bearer":
-                raise UpstreamDeniedError(f"{refused}: the configured token is not accepted", status=401)
+                raise UpstreamDeniedError(f"{where}: answered 401: the configured token is not accepted", status=401)
             token = await self._exchange(bearer, scope, where)
             self._tokens[scope] = token
             return token.header
         if "basic" in challenges and self._login is not None and self._login.kind == "login" and not self._is_basic:
             self._is_basic = True
             return Credentials.basic(self._login.user, self._login.secret).header
+        raise self.refused(where)
+
+    def refused(self, where: str) -> UpstreamDeniedError:
+        """Make the error of a 401 to which there is no further answer."""
         what = "credentials are needed" if self._login is None else "the credentials are not accepted"
-        raise UpstreamDeniedError(f"{refused}: {what}", status=401)
+        return UpstreamDeniedError(f"{where}: answered 401: {what}", status=401)
 
     async def _exchange(self, challenge: Challenge, scope: str, where: str) -> _Token:
         realm = challenge.parameters["realm"]

@@ -147,7 +147,7 @@ def test_no_certificate_is_no_tls() -> None:
 
 
 def encrypt(key: Path) -> None:
-    command = ["openssl", "pkey", "-aes128", "-passout", "pass:x", "-out", key]
+    command = ["openssl", "pkey", "-aes128", "-passout", "pass:x", "-out", str(key)]
     subprocess.run(command, input=key.read_bytes(), check=True)
 
 
