@@ -85,6 +85,9 @@ class Settings:
     socket_group: str | None = setting(None, "group that owns a Unix socket")
     tls_cert: Path | None = setting(None, "PEM certificate chain: TCP listeners speak TLS")
     tls_key: Path | None = setting(None, "PEM private key of tlsCert")
+    tls_client_ca: Path | None = setting(
+        None, "PEM file of authorities; a client with a certificate of theirs may change and delete, as with a token"
+    )
     tokens: tuple[str, ...] = setting(
         (), "Bearer tokens that may change and delete on listeners that are neither loopback nor a Unix socket",
         is_secret=True,

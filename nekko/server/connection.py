@@ -93,7 +93,10 @@ class Connection:
                 await self._protocol.handle(Closed())
         finally:
             self._service.connections.discard(self)
-            self._socket.close()
+            if self._is_between_answers():
+                self._socket.close()
+            else:
+                self._break_off()
 
     def close_if_idle(self) -> None:
         """Close a connection that has no request running."""
@@ -168,7 +171,7 @@ class Connection:
 
     async def _finish(self) -> None:
         """Close after an answer, or break off in the middle of one."""
-        if self._protocol.connection.our_state not in (h11.DONE, h11.MUST_CLOSE):
+        if not self._is_between_answers():
             self._break_off()
         elif self._protocol.connection.their_state not in (h11.SEND_BODY, h11.ERROR):
             self._reading.cancel()
@@ -181,6 +184,9 @@ class Connection:
                 await self._plain.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._break_off()
+
+    def _is_between_answers(self) -> bool:
+        return self._protocol.connection.our_state in (h11.IDLE, h11.DONE, h11.MUST_CLOSE)
 
     def _break_off(self) -> None:
         """Close by a reset, which no peer can take for the end of an answer and which frees what is unsent."""

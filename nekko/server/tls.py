@@ -14,6 +14,8 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
         ConfigInvalidError: A file cannot be used; the message names its setting and the cause.
     """
     if settings.tls_cert is None:
+        if settings.tls_client_ca is not None:
+            raise ConfigInvalidError(f"tlsClientCa {settings.tls_client_ca}: there is no TLS without tlsCert")
         return None
     assert settings.tls_key is not None  # the configuration refuses one without the other
     _check_pem("tlsCert", settings.tls_cert, "CERTIFICATE")
@@ -25,6 +27,13 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:
         files = f"tlsCert {settings.tls_cert} with tlsKey {settings.tls_key}"
         raise ConfigInvalidError(f"{files}: {error}") from error
+    if settings.tls_client_ca is not None:
+        _check_pem("tlsClientCa", settings.tls_client_ca, "CERTIFICATE")
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except (OSError, ValueError) as error:
+            raise ConfigInvalidError(f"tlsClientCa {settings.tls_client_ca}: {error}") from error
+        context.verify_mode = ssl.CERT_OPTIONAL  # without one a client may still read
     # Bulk over HTTP/2 costs several times as much here as over HTTP/1.1.
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -105,6 +105,18 @@ async def test_reset_in_the_middle_of_an_upload_is_told_to_the_application(start
     assert events == ["http.request", "http.disconnect"]
 
 
+async def test_peer_that_has_left_before_it_is_accepted_harms_nobody(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "nekko.server")
+    server = await start(hello)
+    with socket.create_connection(server.place) as hasty:  # without a turn of the event loop
+        hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert (await server.ask()).body == b"ok"
+    assert any("left before it was served" in message for message in caplog.messages)
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
 async def test_error_that_reaches_the_guard_is_logged_with_its_peer_and_ends_one_connection(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

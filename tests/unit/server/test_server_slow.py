@@ -162,6 +162,25 @@ async def test_stop_cuts_an_answer_that_goes_on_after_the_deadline(start: Start)
         await server.ended.wait()
 
 
+async def test_stop_resets_an_answer_that_only_its_end_would_complete(start: Start) -> None:
+    begun = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        begun.set()
+        await trio.sleep_forever()
+
+    server = await start(app, QUICK)
+    client = await server.connect()
+    await client.stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+    await begun.wait()
+    server.stop.set()
+    with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
+        while await client.stream.receive_some():
+            pass
+
+
 async def test_stop_is_not_held_up_by_a_reader_that_has_stalled(start: Start) -> None:
     app = Stream()
     server = await start(app, replace(QUICK, send_timeout_seconds=3600.0))

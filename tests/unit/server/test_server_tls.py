@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h11
 import pytest
 import trio
 import trustme
 
-from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
+from nekko.api.peer import SENDFILE_KEY, Peer, peer_of
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError
 from nekko.server.tls import server_context
@@ -34,10 +35,14 @@ def settings(authority: trustme.CA, tmp_path: Path) -> Settings:
     return replace(PATIENT, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
 
 
-async def connect(server: Server, authority: trustme.CA) -> Client[trio.SSLStream[trio.SocketStream]]:
+async def connect(
+    server: Server, authority: trustme.CA, *, certificate: trustme.LeafCert | None = None
+) -> Client[trio.SSLStream[trio.SocketStream]]:
     """Connect by TLS, offering HTTP/2 first."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
+    if certificate is not None:
+        certificate.configure_cert(context)
     context.set_alpn_protocols(["h2", "http/1.1"])
     plain = await server.connect()
     stream = trio.SSLStream(plain.stream, context, server_hostname="localhost", https_compatible=True)
@@ -57,20 +62,61 @@ async def test_requests_are_answered_by_http_1_1_only(start: Start, settings: Se
 async def test_application_finds_no_sendfile_and_no_subject(
     start: Start, settings: Settings, authority: trustme.CA
 ) -> None:
-    states = []
+    scopes: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        states.append((scope["scheme"], scope["state"]))
+        scopes.append(scope)
         await respond(send)
 
     server = await start(app, settings, tls=server_context(settings))
     client = await connect(server, authority)
     await client.ask()
-    ((scheme, state),) = states
-    peer = state[STATE_KEY]
-    assert scheme == "https"
-    assert SENDFILE_KEY not in state
+    (scope,) = scopes
+    peer = peer_of(scope)
+    assert scope["scheme"] == "https"
+    assert SENDFILE_KEY not in scope["state"]
     assert peer == Peer(server.listeners[0].name, peer.address, is_local=True)
+
+
+@pytest.fixture
+def mutual(settings: Settings, authority: trustme.CA, tmp_path: Path) -> Settings:
+    """Give settings that trust the authority for clients, too."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return replace(settings, tls_client_ca=tmp_path / "ca.pem")
+
+
+class Subjects:
+    """An application that remembers the subjects of its clients."""
+
+    def __init__(self) -> None:
+        self.seen: list[str | None] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.seen.append(peer_of(scope).subject)
+        await respond(send)
+
+
+async def test_client_certificate_gives_the_subject_and_is_not_required(
+    start: Start, mutual: Settings, authority: trustme.CA
+) -> None:
+    app = Subjects()
+    server = await start(app, mutual, tls=server_context(mutual))
+    certificate = authority.issue_cert("node", common_name="deployer")
+    for given in (certificate, None):
+        client = await connect(server, authority, certificate=given)
+        assert (await client.ask()).status == 200
+    assert app.seen == ["deployer", None]
+
+
+async def test_client_certificate_of_a_stranger_is_refused(
+    start: Start, mutual: Settings, authority: trustme.CA
+) -> None:
+    app = Subjects()
+    server = await start(app, mutual, tls=server_context(mutual))
+    with pytest.raises((trio.BrokenResourceError, h11.RemoteProtocolError)):  # by an alert, or by the end
+        client = await connect(server, authority, certificate=trustme.CA().issue_cert("x", common_name="deployer"))
+        await client.ask()
+    assert app.seen == []
 
 
 async def test_large_answer_arrives_whole(start: Start, settings: Settings, authority: trustme.CA) -> None:
@@ -168,6 +214,21 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"tlsCert .* with tlsKey .*: ",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("x", "there is no certificate in PEM"), ("-----BEGIN CERTIFICATE-----\nx", r"\[")]
+)
+def test_authority_of_clients_that_cannot_be_used_is_refused(mutual: Settings, text: str, message: str) -> None:
+    assert mutual.tls_client_ca is not None
+    mutual.tls_client_ca.write_text(text)
+    with pytest.raises(ConfigInvalidError, match=f"^tlsClientCa {mutual.tls_client_ca}: {message}"):
+        server_context(mutual)
+
+
+def test_authority_of_clients_without_tls_is_refused(mutual: Settings) -> None:
+    with pytest.raises(ConfigInvalidError, match=r"tlsClientCa .*: there is no TLS without tlsCert"):
+        server_context(replace(mutual, tls_cert=None, tls_key=None))
 
 
 @pytest.mark.parametrize(("name", "spoil", "message"), WRONG.values(), ids=WRONG)
