@@ -56,6 +56,12 @@ class Locator(ABC):
         """The canonical text: what the catalog keeps the content under."""
 
     @property
+    def where(self) -> str:
+        """The text for logs and errors: without its query, which may hold a signature."""
+        path, mark, _ = self.given.partition("?")
+        return f"{path}{mark and '?…'}"
+
+    @property
     def ref_name(self) -> str:
         """The name in an image layout: `name` where it is legal there, else readable words of it and a hash."""
         return _ref_name(self.name)

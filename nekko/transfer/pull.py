@@ -177,7 +177,7 @@ class Pulls:
         pull = self._table.get(name)
         if pull is None:
             pull = self._table[name] = Pull(wish)
-            self._nursery.start_soon(self._run, pull, name=f"pull of {wish.locator.given}")
+            self._nursery.start_soon(self._run, pull, name=f"pull of {wish.locator.where}")
         return pull
 
     async def resume(self) -> None:
@@ -189,7 +189,7 @@ class Pulls:
                 is_refresh = self._store.catalog.held(content.naming.name) is not None
                 locator = parse_locator(content.naming.url)
                 self.start(Wish(locator, _selection_of(content), refresh=is_refresh))
-                log.info("%s: going on with the pull of an earlier process", content.naming.url)
+                log.info("%s: going on with the pull of an earlier process", locator.where)
             else:
                 self._store.catalog.interrupt(content, "partial", None)
 
@@ -215,15 +215,17 @@ class Pulls:
             with pull.scope:
                 pull.result = await self._bring(pull, naming)
         except NekkoError as error:
-            log.warning("pull of %s failed: %s", naming.url, error)
+            log.warning("pull of %s failed: %s", pull.wish.locator.where, error)
             pull.error = error
         except Exception as error:  # a bug or a host fault must reach the waiters, and must not end the daemon
-            log.exception("pull of %s: unexpected error", naming.url)
-            pull.error = TransferError(f"{naming.url}: internal error ({type(error).__name__}); see the log")
+            log.exception("pull of %s: unexpected error", pull.wish.locator.where)
+            pull.error = TransferError(
+                f"{pull.wish.locator.where}: internal error ({type(error).__name__}); see the log"
+            )
             pull.error.__cause__ = error
         finally:
             if pull.result is None and pull.error is None:
-                pull.error = TransferAbandonedError(f"{naming.url}: the pull was cancelled")
+                pull.error = TransferAbandonedError(f"{pull.wish.locator.where}: the pull was cancelled")
             elif pull.error is not None:
                 self._record_failure(naming, pull.error)
             del self._table[naming.name]
@@ -248,7 +250,7 @@ class Pulls:
         is_secret = wish.credentials is not None or wish.locator.credentials is not None
         content = store.catalog.begin(naming, platform=str(selection), is_resumable=not is_secret)
         await store.catalog.sync()
-        known = await self._known(held) if wish.refresh and held else None
+        known = await self._known(held, wish.locator.where) if wish.refresh and held else None
         with store.leases.hold(naming.name) as lease:
             try:
                 resolution = await persist(
@@ -258,7 +260,9 @@ class Pulls:
             except UpstreamError as error:
                 if known is None or held is None:
                     raise
-                log.warning("%s: serving what is held, for the upstream cannot be asked: %s", naming.url, error)
+                log.warning(
+                    "%s: serving what is held, for the upstream cannot be asked: %s", pull.wish.locator.where, error
+                )
                 store.catalog.forget(content)
                 return PullResult(held, is_cached=True, is_stale=True)
             if isinstance(resolution, Unchanged):
@@ -278,21 +282,23 @@ class Pulls:
             await store.collect(digests_of(held))
         complete = store.catalog.held(naming.name)
         assert complete is not None
-        log.info("%s: complete, %s, %d bytes in %d blobs", naming.url, answer, complete.size, len(required))
+        log.info(
+            "%s: complete, %s, %d bytes in %d blobs", pull.wish.locator.where, answer, complete.size, len(required)
+        )
         return PullResult(complete)
 
-    async def _known(self, held: Content) -> Known | None:
+    async def _known(self, held: Content, where: str) -> Known | None:
         """Give what a conditional request needs, unless the held content is damaged and must be fetched again."""
         assert held.root is not None
         if await trio.to_thread.run_sync(partial(_is_incomplete, self._store, held)):
             return None
         body = await self._store.blobs.read(held.root.digest)
-        return Known(held.root.digest, Validators(*validators_of(self._parse(body, held.root, held.naming.url))))
+        return Known(held.root.digest, Validators(*validators_of(self._parse(body, held.root, where))))
 
     async def _bring_image(
         self, pull: Pull, image: Image, selection: PlatformSelection, content: Content, lease: Lease
     ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
-        store, where = self._store, pull.wish.locator.given
+        store, where = self._store, pull.wish.locator.where
         walk = _checked(where, partial(Walk, image.root, selection, max_blobs=self._settings.max_graph_blobs))
         if image.body is not None:
             lease.add(image.root.digest)
@@ -327,7 +333,7 @@ class Pulls:
         is_manifest = descriptor.media_type in mediatype.GRAPH
         if is_manifest and descriptor.size > self._settings.max_manifest_bytes:
             raise UpstreamContentError(
-                f"{pull.wish.locator.given}: manifest {descriptor.digest} has {descriptor.size} bytes,"
+                f"{pull.wish.locator.where}: manifest {descriptor.digest} has {descriptor.size} bytes,"
                 f" more than maxManifestSize ({self._settings.max_manifest_bytes})"
             )
         embedded = descriptor.data
@@ -341,13 +347,13 @@ class Pulls:
                 raise
             absent.add(descriptor.digest)
             log.info(
-                "%s: layer %s is not in its registry, as its type permits", pull.wish.locator.given, descriptor.digest
+                "%s: layer %s is not in its registry, as its type permits", pull.wish.locator.where, descriptor.digest
             )
 
     async def _bring_files(
         self, pull: Pull, files: Files, lease: Lease
     ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
-        store, where = self._store, pull.wish.locator.given
+        store, where = self._store, pull.wish.locator.where
         stored: dict[str, StoredFile] = {}
 
         async def bring(file: File) -> None:

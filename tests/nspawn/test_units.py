@@ -26,7 +26,9 @@ def mirror() -> tuple[str, str]:
     if release["ID"] != "debian":
         pytest.skip("the container is made from a Debian's own mirror")
     for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
-        if path.exists() and (found := re.search(r"^(?:deb|URIs:).*?(https?://\S+/debian)/?\s", path.read_text(), re.M)):
+        if path.exists() and (
+            found := re.search(r"^(?:deb|URIs:).*?(https?://\S+/debian)/?\s", path.read_text(), re.MULTILINE)
+        ):
             return found[1], release["VERSION_CODENAME"]
     pytest.skip("no mirror in apt's sources")
 
