@@ -53,7 +53,8 @@ class Node:
     def leftovers(self) -> list[Path]:
         """Give every file below the own directory that is not part of an idle store."""
         own = self.store.layout.own
-        return [p for p in own.rglob("*") if p.is_file() and not p.name.startswith("catalog.") and p.name != "lock"]
+        idle = ("catalog.", "lock", "ballast")
+        return [path for path in own.rglob("*") if path.is_file() and not path.name.startswith(idle)]
 
 
 def wish(url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False) -> Wish:

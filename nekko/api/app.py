@@ -16,6 +16,7 @@ from nekko.api.responses import error_response, problem, problem_response
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
+from nekko.store.capacity import is_disk_full
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
@@ -89,6 +90,8 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters, 
 
     @quart.errorhandler(Exception)
     async def unexpected(error: Exception) -> Response:
+        if is_disk_full(error):
+            return error_response(store.capacity.refusal())
         log.error("unexpected error in a request", exc_info=error)
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 

@@ -10,6 +10,7 @@
         ingest/<key>/state.json      what is needed to resume them
         quarantine/<time>-<key>/     what failed its proof, and why
         trash/                       removed content on its way out
+        ballast                      space held back, so that removing works on a full disk
 
 Life of content: an *ingest* is opened, written and committed (`ingest`); committing proves the bytes and publishes
 them as a *blob*; a *content* row names the root and everything it requires (`catalog`); `index` writes the names of

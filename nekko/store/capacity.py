@@ -4,7 +4,9 @@ A reservation is kept per key (one key per ingest). Several holders of one key s
 blob need its space once.
 """
 
+import errno
 import os
+import sqlite3
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,17 @@ class CapacityStatistics:
     free_bytes: int
 
 
+FULL_BYTES = 1 << 20
+"""With less than this available, even the catalog cannot be written: then partial downloads are given up."""
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Tell whether an error of the file system or of SQLite says that the disk is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+
+
 class Capacity:
     """The space of the file system that holds a directory."""
 
@@ -44,6 +57,15 @@ class Capacity:
         reserved = sum(claim.remaining for claim in self._claims.values())
         free = available - reserved - self._min_free_bytes
         return CapacityStatistics(disk.f_blocks * disk.f_frsize, available, reserved, free)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is hardly a byte left, whoever took them."""
+        return self.statistics().available_bytes < FULL_BYTES
+
+    def refusal(self) -> StorageFullError:
+        """Make the error for a write that found the disk full."""
+        return StorageFullError(FULL_BYTES, max(0, self.statistics().free_bytes), self._path)
 
     @contextmanager
     def reserve(self, needs: Mapping[Hashable, int]) -> Iterator[None]:

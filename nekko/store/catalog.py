@@ -7,6 +7,7 @@ acknowledgement waits for.
 """
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,8 @@ import trio
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.store.content import Blob, Content, Naming, Required, State
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -191,13 +194,15 @@ class Catalog:
         )
 
     def touch(self, content: Content) -> None:
-        """Record a use."""
-        self._db.execute("UPDATE contents SET last_used = ? WHERE id = ?", (time.time(), content.id))
+        """Record a use, if the disk has room: an older time of use is no reason to refuse a hit."""
+        try:
+            self._db.execute("UPDATE contents SET last_used = ? WHERE id = ?", (time.time(), content.id))
+        except sqlite3.OperationalError as error:
+            log.warning("the time of use of %s is not recorded: %s", content.naming.name.partition("?")[0], error)
 
     def forget(self, content: Content) -> None:
         """Remove a row; its blobs are `collect`'s business."""
-        with self._transaction():
-            self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
+        self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
 
     def held(self, name: str) -> Content | None:
         """Give the complete content of a name."""

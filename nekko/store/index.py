@@ -6,6 +6,8 @@ that took long the next one waits longer.
 """
 
 import json
+import logging
+import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +21,8 @@ from nekko.store.catalog import complete_contents
 from nekko.store.content import Content
 from nekko.store.layout import Layout, replace_file
 
+log = logging.getLogger(__name__)
+
 NAME = "io.nekko.name"
 """Annotation of ours on index entries: the name in the catalog, from which a lost catalog is rebuilt."""
 PLATFORM = "io.nekko.platform"
@@ -26,6 +30,7 @@ PLATFORM = "io.nekko.platform"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CHILDREN = 100_000
 """Limits for manifests that other tools put here: generous, for they only say what must be kept."""
+RETRY_SECONDS = 10.0
 PAUSE_FACTOR = 10
 """A write that took t seconds is followed by a pause of this many times t: a tenth of a thread at the most."""
 
@@ -55,14 +60,26 @@ class IndexFile:
                     self._is_stale = True
                     raise
 
+    async def flush_if_possible(self) -> bool:
+        """Bring the file up to date, or tell in the log that the disk does not permit it now."""
+        try:
+            await self.flush()
+        except (OSError, sqlite3.OperationalError) as error:
+            log.error("%s cannot be written: %s; OCI tools see older names until it can", self._layout.index, error)
+            return False
+        return True
+
     async def run(self) -> None:
         """Write when something changed, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
             started = trio.current_time()
-            await self.flush()
-            await trio.sleep((trio.current_time() - started) * PAUSE_FACTOR)
+            if await self.flush_if_possible():
+                await trio.sleep((trio.current_time() - started) * PAUSE_FACTOR)
+            else:
+                await trio.sleep(RETRY_SECONDS)
+                self._wake.set()
 
     def foreign_digests(self) -> frozenset[Digest]:
         """Give every blob that entries of other tools name, directly or through manifests; blocking."""

@@ -26,6 +26,7 @@ import trio
 
 from nekko.errors import DigestMismatchError, IntegrityError, SizeMismatchError, StorageFullError
 from nekko.oci.digest import Digest
+from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.layout import Layout, replace_file, sync_directory
 
@@ -86,7 +87,7 @@ class Ingest:
             while written < len(chunk):
                 written += os.pwrite(self._file, chunk[written:], self.position + written)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise StorageFullError(len(chunk), 0, self._layout.root) from error
             raise
         self._hash.update(chunk)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 from nekko.errors import ConfigInvalidError, StoreBusyError
 from nekko.oci.digest import Digest
 
+log = logging.getLogger(__name__)
+
 LAYOUT_VERSION = "1.0.0"
+BALLAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,19 @@ class Layout:
             raise ConfigInvalidError(f"cacheDir {self.root}: OCI image layout {version!r}, not {LAYOUT_VERSION}")
         shutil.rmtree(self.trash)
         self.trash.mkdir()
+        self.make_ballast()
+
+    def make_ballast(self) -> None:
+        """Hold some space back, if there is any: on a full disk even removing needs room to be recorded."""
+        try:
+            with (self.own / "ballast").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+        except OSError as error:
+            log.warning("cacheDir %s: no space can be held back: %s", self.root, error)
+
+    def drop_ballast(self) -> None:
+        """Give the space that was held back to whoever needs it now, until the next start."""
+        (self.own / "ballast").unlink(missing_ok=True)
 
     def lock(self) -> int:
         """Become the only writer; the file descriptor returned holds the lock until it is closed.

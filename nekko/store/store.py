@@ -92,9 +92,14 @@ class Store:
         """
         removed = list(contents)
         for content in removed:
-            self.catalog.forget(content)
+            try:
+                self.catalog.forget(content)
+            except sqlite3.OperationalError:  # the disk is full, and this is what makes room
+                self.layout.drop_ballast()
+                self.catalog.forget(content)
         self.index.changed()
-        await self.index.flush()  # before its blobs go, so that no tool finds a name without its blobs
+        # Before its blobs go, so that no tool finds a name without them; but room must come from somewhere.
+        await self.index.flush_if_possible()
         await self.catalog.sync()
         return await self.collect(item for content in removed for item in digests_of(content))
 
@@ -131,13 +136,13 @@ async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[S
         try:
             store = Store(layout, catalog, min_free_bytes=min_free_bytes)
             store.ingests.remove_older(INGEST_KEPT_SECONDS)
-            await store.index.flush()
+            await store.index.flush_if_possible()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.index.run)
                 yield store
                 nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
-                await store.index.flush()
+                await store.index.flush_if_possible()
         finally:
             catalog.close()
     finally:

@@ -5,6 +5,7 @@ arriving row) and goes on after a restart unless it was given credentials, which
 """
 
 import logging
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from nekko.errors import (
     ManifestInvalidError,
     NekkoError,
     TransferAbandonedError,
-    TransferError,
     UpstreamContentError,
     UpstreamDeniedError,
     UpstreamError,
@@ -36,7 +36,7 @@ from nekko.store.content import Content, Naming, Required
 from nekko.store.leases import Lease
 from nekko.store.store import Store, digests_of
 from nekko.transfer.backoff import persist
-from nekko.transfer.table import Fetched, Transfer, Transfers, retold
+from nekko.transfer.table import Fetched, Transfer, Transfers, fault_of, retold
 from nekko.upstream.base import File, Files, Image, Known, Proof, Remote, Resolution, StoredFile, Unchanged, Validators
 
 log = logging.getLogger(__name__)
@@ -217,12 +217,8 @@ class Pulls:
         except NekkoError as error:
             log.warning("pull of %s failed: %s", pull.wish.locator.where, error)
             pull.error = error
-        except Exception as error:  # a bug or a host fault must reach the waiters, and must not end the daemon
-            log.exception("pull of %s: unexpected error", pull.wish.locator.where)
-            pull.error = TransferError(
-                f"{pull.wish.locator.where}: internal error ({type(error).__name__}); see the log"
-            )
-            pull.error.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - reaches the waiters and the log, and must not end the daemon
+            pull.error = fault_of(error, self._store, pull.wish.locator.where)
         finally:
             if pull.result is None and pull.error is None:
                 pull.error = TransferAbandonedError(f"{pull.wish.locator.where}: the pull was cancelled")
@@ -238,10 +234,13 @@ class Pulls:
         if content is None:
             return
         has_parts = any(store.present_bytes(item) for item in content.required)
-        if has_parts or store.ingests.owned_bytes(naming.name):
-            store.catalog.interrupt(content, "failed", (type(error).__name__, str(error)))
-        else:
-            store.catalog.forget(content)
+        try:
+            if has_parts or store.ingests.owned_bytes(naming.name):
+                store.catalog.interrupt(content, "failed", (type(error).__name__, str(error)))
+            else:
+                store.catalog.forget(content)
+        except sqlite3.Error as fault:  # a full disk: the row stays as it is, and the pull goes on after a restart
+            log.error("%s: the catalog cannot be written: %s", naming.name.partition("?")[0], fault)
 
     async def _bring(self, pull: Pull, naming: Naming) -> PullResult:
         store, wish = self._store, pull.wish
@@ -278,7 +277,7 @@ class Pulls:
             await store.catalog.sync()
             store.index.changed()
         if held is not None:
-            await store.index.flush()
+            await store.index.flush_if_possible()
             await store.collect(digests_of(held))
         complete = store.catalog.held(naming.name)
         assert complete is not None

@@ -11,6 +11,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError, TransferAbandonedError, TransferError, UpstreamDeniedError, UpstreamNotFoundError
 from nekko.oci.digest import Digest
+from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.store import Store
 from nekko.transfer.fetch import Progress, fetch
@@ -156,10 +157,8 @@ class Transfers:
                 transfer.fetched = await self._fetch_from_any(transfer)
         except NekkoError as error:
             transfer.error = error
-        except Exception as error:  # a bug or a host fault must reach the waiters, and must not end the daemon
-            log.exception("transfer of %s: unexpected error", transfer.remotes[0].where)
-            transfer.error = TransferError(f"{transfer.remotes[0].where}: internal error ({type(error).__name__})")
-            transfer.error.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - reaches the waiters and the log, and must not end the daemon
+            transfer.error = fault_of(error, self._store, transfer.remotes[0].where)
         finally:
             self._withdraw(transfer)
             if transfer.fetched is None and transfer.error is None:
@@ -187,6 +186,15 @@ class Transfers:
         digest = remote.digest
         if digest is not None and (blob := self._store.blobs.stat(digest) or await self._store.adopt(digest)):
             return Fetched(blob, Validators())
+        try:
+            return await self._fetch_missing(transfer, remote)
+        except Exception:
+            if self._store.capacity.is_full:  # the catalog needs room more than bytes that cannot become a blob
+                await self._store.ingests.discard(transfer.key)
+            raise
+
+    async def _fetch_missing(self, transfer: Transfer, remote: Remote) -> Fetched:
+        digest = remote.digest
         remaining = max(0, (remote.size or 0) - self._store.ingests.kept_bytes(transfer.key))
         with self._store.capacity.reserve({transfer.key: remaining}):
             async with self._store.ingests.open(
@@ -205,6 +213,17 @@ class Transfers:
         self._store.catalog.add_blob(blob)
         self.unique_bytes += blob.size
         return Fetched(blob, validators)
+
+
+def fault_of(error: Exception, store: Store, where: str) -> NekkoError:
+    """Make the error that waiters get for one that is not nekko's own: a full disk is told as such, a bug is logged."""
+    if is_disk_full(error):
+        told: NekkoError = store.capacity.refusal()
+    else:
+        log.error("%s: unexpected error", where, exc_info=error)
+        told = TransferError(f"{where}: internal error ({type(error).__name__}); the daemon's log says more")
+    told.__cause__ = error
+    return told
 
 
 def retold(error: NekkoError) -> NekkoError:
