@@ -115,7 +115,7 @@ class Answers(TaskGroup):
                 # itself. A part of the body that is still waiting is given up.
                 to_app.close()
                 return
-            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            with suppress(trio.ClosedResourceError):
                 await to_app.send(event)
 
         return put
@@ -133,11 +133,10 @@ class Answers(TaskGroup):
             except trio.EndOfChannel:
                 return {"type": "http.disconnect"}
 
-        with from_peer:
-            try:
-                await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
-            except* PeerGoneError as group:
-                log.debug("%s: left before its answer was complete: %s", self._name, group.exceptions[0])
-            except* Exception as group:
-                log.error("%s: an answer failed", self._name, exc_info=group)  # not its path, which may hold secrets
-            await send(None)
+        try:
+            await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
+        except* PeerGoneError as group:
+            log.debug("%s: left before its answer was complete: %s", self._name, group.exceptions[0])
+        except* Exception as group:
+            log.error("%s: an answer failed", self._name, exc_info=group)  # not its path, which may hold secrets
+        await send(None)

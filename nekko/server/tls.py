@@ -22,8 +22,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     _check_pem("tlsKey", settings.tls_key, "PRIVATE KEY")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        # An empty password, for without one OpenSSL would ask the terminal for that of an encrypted key.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ValueError) as error:
         files = f"tlsCert {settings.tls_cert} with tlsKey {settings.tls_key}"
         raise ConfigInvalidError(f"{files}: {error}") from error
@@ -48,4 +47,5 @@ def _check_pem(setting: str, path: Path, label: str) -> None:
     if f"{label}-----" not in text:
         raise ConfigInvalidError(f"{setting} {path}: there is no {label.lower()} in PEM form in it")
     if "ENCRYPTED" in text:
+        # OpenSSL would ask the terminal for the password.
         raise ConfigInvalidError(f"{setting} {path}: it is encrypted, and there is nobody to ask for its password")

@@ -200,6 +200,8 @@ class Transfers:
             async with self._store.ingests.open(
                 transfer.key, digest=digest, observe=lambda: tuple(transfer.observe())
             ) as ingest:
+                if digest is not None and (blob := self._store.blobs.stat(digest)) is not None:
+                    return Fetched(blob, Validators())  # the transfer that was unwinding had all of it after all
 
                 def received(count: int) -> None:
                     self.received_by_host[remote.host] = self.received_by_host.get(remote.host, 0) + count

@@ -19,7 +19,7 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
     servers: list[Server] = []
 
     async def start(
-        app: App, settings: Settings = QUICK, *, idle_seconds: float = 20.0, tls: ssl.SSLContext | None = None
+        app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ssl.SSLContext | None = None
     ) -> Server:
         listeners = open_listeners(settings, {}, has_default_address=False, tls=tls)
         server = Server(listeners, listeners[0].sockets[0].socket.getsockname(), stop=trio.Event(), ended=trio.Event())

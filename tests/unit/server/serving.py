@@ -148,5 +148,5 @@ class Server:
 
 class Start(Protocol):
     async def __call__(
-        self, app: App, settings: Settings = QUICK, *, idle_seconds: float = 20.0, tls: ssl.SSLContext | None = None
+        self, app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ssl.SSLContext | None = None
     ) -> Server: ...

@@ -142,6 +142,25 @@ async def test_answer_before_the_body_was_read_reaches_a_client_that_sends_on(st
     assert received.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_answer_before_the_body_was_read_reaches_a_client_that_sends_it_all_first(start: Start) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"too large", 413)
+
+    server = await start(app)
+    with trio.fail_after(30):
+        answer = await server.ask(method="POST", body=bytes(16 * MIB))
+    assert (answer.status, answer.body) == (413, b"too large")
+
+
+async def test_client_that_sends_on_for_ever_after_a_refusal_is_cut(start: Start) -> None:
+    server = await start(hello)
+    client = await server.connect()
+    with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
+        while True:
+            await client.stream.send_all(b"not HTTP\r\n\r\n")
+            await trio.sleep(0.001)
+
+
 async def test_answer_to_an_unread_body_that_never_comes_does_not_hold_the_connection(start: Start) -> None:
     server = await start(hello)
     client = await server.connect()

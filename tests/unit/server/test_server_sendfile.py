@@ -125,7 +125,7 @@ async def test_application_that_goes_on_after_a_short_file_cannot_complete_the_a
         await send({"type": "http.response.body", "body": b""})
 
     server = await start(app)
-    with pytest.raises((h11.RemoteProtocolError, trio.BrokenResourceError)):
+    with trio.fail_after(30), pytest.raises((h11.RemoteProtocolError, trio.BrokenResourceError)):
         await server.ask()
 
 
@@ -197,6 +197,7 @@ async def test_cancelled_send_breaks_the_answer_off(start: Start, tmp_path: Path
     async def given_up(scope: Scope, receive: Receive, send: Send) -> None:
         with trio.move_on_after(0.05):
             await app(scope, receive, send)
+        await send({"type": "http.response.body", "body": b""})
 
     server = await start(given_up, PATIENT)
     client = await server.connect(receive_buffer=4096)

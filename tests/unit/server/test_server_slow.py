@@ -108,8 +108,9 @@ async def test_connection_that_idles_after_an_answer_is_closed(start: Start) -> 
 
 async def test_answer_may_take_longer_than_a_connection_may_idle(start: Start) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await trio.sleep(0.3)
-        await respond(send)
+        with trio.move_on_after(0.3) as waiting:
+            await wait_until_gone(receive)
+        await respond(send, b"ok" if waiting.cancelled_caught else b"thought to be gone")
 
     server = await start(app, PATIENT, idle_seconds=0.1)
     assert (await server.ask()).body == b"ok"
