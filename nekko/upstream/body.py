@@ -5,6 +5,7 @@ the body ends; the event loop only hears of progress. Every other body (chunked,
 the loop receives, and hands batches to a thread. Both are behind `Body.drain`.
 """
 
+import select
 import socket
 import ssl
 import time
@@ -25,6 +26,8 @@ TAKE_OVER_BYTES = 8 << 20
 BATCH_BYTES = 1 << 20
 REPORT_BYTES = 2 << 20
 REPORT_SECONDS = 0.5
+QUIET_MILLISECONDS = 50
+"""Without a byte for so long, what has arrived is reported before waiting on."""
 
 Write = Callable[[memoryview], None]
 Progressed = Callable[[int], None]
@@ -165,8 +168,13 @@ class _Pump:
         self.sock.settimeout(self.stall_seconds)
         buffer = memoryview(bytearray(READ_BYTES))
         unreported, last = 0, time.monotonic()
+        waiting = select.poll()
+        waiting.register(self.sock, select.POLLIN)
         try:
             while self.remaining:
+                if unreported and not waiting.poll(QUIET_MILLISECONDS):
+                    trio.from_thread.run_sync(self.progressed, unreported)  # a follower may be waiting for just these
+                    unreported, last = 0, time.monotonic()
                 count = self._receive(buffer[: min(len(buffer), self.remaining)])
                 if not count:
                     raise UpstreamCutError(f"{self.where}: closed the connection {self.remaining} bytes too early")

@@ -41,6 +41,15 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send)
 
 
+def has_ipv6() -> bool:
+    """Tell whether this host has a loopback of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 async def wait_until_gone(receive: Receive) -> None:
     """Return when the peer is gone."""
     while (await receive())["type"] != "http.disconnect":

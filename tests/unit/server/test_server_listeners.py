@@ -16,6 +16,7 @@ import pytest
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.listeners import BACKLOG, Listener, close_all, open_listeners
+from tests.unit.server.serving import has_ipv6
 
 Open = Callable[..., list[Listener]]
 ROOT = Path(__file__).parents[3]
@@ -37,14 +38,6 @@ async def opened() -> AsyncIterator[Open]:
 
 def places(listener: Listener) -> list[tuple[str, int]]:
     return [each.socket.getsockname()[:2] for each in listener.sockets]
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 async def test_tcp_address_is_listened_on_and_named(opened: Open) -> None:

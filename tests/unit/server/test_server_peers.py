@@ -4,10 +4,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from nekko.api.peer import Peer, peer_of
-from tests.unit.server.serving import QUICK, Receive, Scope, Send, Start, respond
+from tests.unit.server.serving import QUICK, Receive, Scope, Send, Start, has_ipv6, respond
 
 
 class Asked:
@@ -34,6 +35,8 @@ async def test_tcp_peer_has_its_address_and_the_name_of_its_listener(start: Star
 
 
 async def test_ipv6_peer_is_written_with_brackets(start: Start) -> None:
+    if not has_ipv6():
+        pytest.skip("this host has no IPv6")
     app = Asked()
     server = await start(app, replace(QUICK, address=("[::1]:0",)))
     stream = await trio.open_tcp_stream(*server.place[:2])

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -582,3 +583,78 @@ async def test_denied_with_somebody_elses_credentials_is_asked_with_ones_own(nod
         nursery.start_soon(with_credentials)
         await trio.testing.wait_all_tasks_blocked(0.02)
         gate.set()
+
+
+async def test_manifest_larger_than_the_limit_is_not_fetched(node: Node, registry: FakeRegistry) -> None:
+    root = json.loads(index({"linux/amd64": image(LAYERS)}))
+    root["manifests"][0]["size"] = 5 << 20
+    registry.manifest(json.dumps(root).encode(), "v1")
+    with pytest.raises(UpstreamContentError, match="maxManifestSize"):
+        await node.pull(registry.reference())
+    assert len(registry.far.requests) == 1
+
+
+async def test_wider_wish_waits_for_the_narrower_pull_and_then_brings_the_rest(
+    node: Node, registry: FakeRegistry
+) -> None:
+    gate = trio.Event()
+    images = {"linux/amd64": image(LAYERS[:1]), "linux/arm64": image(LAYERS[1:2])}
+    registry.manifest(index(images), "v1")
+    for manifest in images.values():
+        registry.manifest(manifest)
+    paths = [registry.blob(LAYERS[0], whole(LAYERS[0], stall_after=10, gate=gate)), registry.blob(LAYERS[1])]
+    registry.blob(b"{}")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(node.pull, registry.reference(), platform="linux/amd64"))
+        while not registry.far.asked(paths[0]):
+            await trio.sleep(0.01)
+        nursery.start_soon(node.pull, registry.reference())
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        gate.set()
+    assert [len(registry.far.asked(path)) for path in paths] == [1, 1]
+    assert (await node.pull(registry.reference())).is_cached
+
+
+async def test_refresh_of_damaged_content_fetches_it_again(node: Node, far: FarEnd) -> None:
+    url = far.on("/f", whole(FILE))
+    await node.pull(url)
+    node.store.layout.blob(Digest.of(FILE)).unlink()
+    assert not (await node.pull(url, refresh=True)).is_cached
+    assert node.bytes_of(Digest.of(FILE)) == FILE
+
+
+async def test_what_failed_before_a_restart_is_left_alone(tmp_path: Path, far: FarEnd) -> None:
+    url = far.on("/f", whole(FILE, cut_after=1000), status(404))
+    async with open_node(tmp_path / "c") as node:
+        with pytest.raises(UpstreamNotFoundError):
+            await node.pull(url)
+    async with open_node(tmp_path / "c") as node:
+        await node.pulls.resume()
+        assert node.pulls.statistics() == []
+
+
+async def test_refresh_that_was_interrupted_goes_on_as_one(tmp_path: Path, far: FarEnd) -> None:
+    changed = FILE[::-1]
+    url = far.on(
+        "/f",
+        whole(FILE),
+        whole(changed, etag='"v2"'),
+        whole(changed, etag='"v2"', stall_after=1000),
+        whole(changed, etag='"v2"'),
+    )
+    async with open_node(tmp_path / "c") as node:
+        await node.pull(url)
+        node.pulls.start(wish(url, refresh=True))
+        while node.store.ingests.owned_bytes(url) < 1000:
+            await trio.sleep(0.01)
+        held = node.store.catalog.held(url)
+        assert held is not None  # served as it was until the new one is complete
+        assert held.digest == Digest.of(FILE)
+    async with open_node(tmp_path / "c") as node:
+        await node.pulls.resume()
+        pull = node.pulls.running(url)
+        assert pull is not None
+        await pull.done.wait()
+        held = node.store.catalog.held(url)
+        assert held is not None
+        assert held.digest == Digest.of(changed)

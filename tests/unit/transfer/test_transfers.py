@@ -1,16 +1,26 @@
 """One transfer per blob: joining, leaving, failing, following. A real store, a scripted far end."""
 
+import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from nekko.errors import TransferAbandonedError, UpstreamContentError, UpstreamError, UpstreamNotFoundError
+from nekko.errors import (
+    TransferAbandonedError,
+    TransferError,
+    UpstreamContentError,
+    UpstreamError,
+    UpstreamNotFoundError,
+)
 from nekko.oci.digest import Digest
+from nekko.transfer.fetch import CHECKPOINT_BYTES
 from nekko.transfer.follow import WITHHELD_BYTES, follow
 from nekko.transfer.table import Fetched, Transfer
+from nekko.upstream.base import Proof
 from tests.fakes.far_end import FarEnd, Request, status, whole
 from tests.node import Node, open_node
 
@@ -271,3 +281,96 @@ async def _arrived(transfer: Transfer, count: int) -> None:
     with trio.fail_after(10):
         while transfer.progress.position < count:
             await transfer.progress.moved.wait()
+
+
+async def test_follower_of_a_transfer_that_is_over_reads_the_blob(node: Node, far: FarEnd) -> None:
+    remote = node.remote(far.on("/b", whole(BODY)), DIGEST, len(BODY))
+    async with node.transfers.join(remote) as transfer:
+        await transfer.wait()
+        chunks = [chunk async for chunk in follow(transfer, node.store.blobs, start=10, end=len(BODY))]
+    assert b"".join(chunks) == BODY[10:]
+
+
+async def test_follower_of_a_transfer_that_failed_is_told_why(node: Node, far: FarEnd) -> None:
+    remote = node.remote(far.on("/b", status(404)), DIGEST, len(BODY))
+    async with node.transfers.join(remote) as transfer:
+        await transfer.done.wait()
+        with pytest.raises(UpstreamNotFoundError):
+            async for _ in follow(transfer, node.store.blobs, start=0, end=len(BODY)):
+                pass
+
+
+async def test_follower_that_read_nothing_yet_survives_a_new_start(node: Node, far: FarEnd) -> None:
+    """Bytes kept from before turn out damaged: who waits for bytes behind them gets the right ones."""
+    gate = trio.Event()
+    url = far.on("/b", whole(BODY, stall_after=1000), whole(BODY, stall_after=1000, gate=gate), whole(BODY))
+    remote = node.remote(url, DIGEST, len(BODY))
+    async with node.transfers.join(remote) as transfer:
+        await _arrived(transfer, 1000)
+    await transfer.done.wait()
+    (data,) = node.store.layout.ingests.glob("*/data")
+    data.write_bytes(bytes(1000))
+    got = bytearray()
+    async with node.transfers.join(remote) as transfer, trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            async for chunk in follow(transfer, node.store.blobs, start=len(BODY) - 5, end=len(BODY)):
+                got.extend(chunk)
+
+        nursery.start_soon(read)
+        await _arrived(transfer, 1001)
+        gate.set()
+    assert got == BODY[-5:]
+
+
+async def test_large_transfer_is_forced_to_disk_on_the_way(node: Node, far: FarEnd) -> None:
+    body = bytes(CHECKPOINT_BYTES + (8 << 20))
+    remote = node.remote(far.on("/b", whole(body, stall_after=CHECKPOINT_BYTES + 4)), Digest.of(body), len(body))
+    async with node.transfers.join(remote) as transfer:
+        await _arrived(transfer, CHECKPOINT_BYTES)
+        (state,) = node.store.layout.ingests.glob("*/state.json")
+        with trio.fail_after(10):
+            while json.loads(state.read_bytes())["durable"] < CHECKPOINT_BYTES:
+                await trio.sleep(0.01)
+    assert node.store.blobs.stat(Digest.of(body)) is None
+
+
+async def test_all_bytes_kept_from_before_are_published_without_a_request(tmp_path: Path, far: FarEnd) -> None:
+    async with open_node(tmp_path / "c") as node:
+        async with node.store.ingests.open(str(DIGEST), digest=DIGEST) as ingest:
+            await ingest.note(size=len(BODY), etag=None, last_modified=None)
+            ingest.write(memoryview(BODY))
+        async with node.transfers.join(node.remote(far.url("/b"), DIGEST, len(BODY))) as transfer:
+            await transfer.wait()
+        assert node.bytes_of(DIGEST) == BODY
+    assert far.requests == []
+
+
+async def test_unexpected_error_reaches_the_waiter_and_the_table_goes_on(
+    node: Node, far: FarEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Iterator[Proof]:
+        raise ZeroDivisionError("a bug")
+
+    remote = node.remote(far.on("/b", whole(BODY)), DIGEST, len(BODY))
+    async with node.transfers.join(remote, observe=broken) as transfer:
+        with pytest.raises(TransferError, match=r"internal error \(ZeroDivisionError\)"):
+            await transfer.wait()
+    assert "a bug" in caplog.text
+    async with node.transfers.join(remote) as transfer:
+        await transfer.wait()
+
+
+async def test_further_proof_that_fails_is_the_upstreams_fault(node: Node, far: FarEnd) -> None:
+    class Never:
+        def update(self, data: memoryview) -> None:
+            assert data
+
+        def verdict(self) -> str:
+            return "the blob id does not match"
+
+    remote = node.remote(far.on("/b", whole(BODY)), DIGEST, len(BODY))
+    async with node.transfers.join(remote, observe=lambda: [Never()]) as transfer:
+        with pytest.raises(UpstreamContentError, match="the blob id does not match"):
+            await transfer.wait()
+    assert not node.store.layout.blob(DIGEST).exists()
