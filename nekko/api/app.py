@@ -41,9 +41,6 @@ class Application:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
-            return
         started, answered = time.monotonic(), 0
 
         async def watched(message: Any) -> None:

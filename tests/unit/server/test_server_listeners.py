@@ -87,9 +87,10 @@ def test_host_without_ipv6_listens_on_what_it_has() -> None:
             print([each.socket.getsockname()[0] for each in listener.sockets])
     """
     setting = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-    command = f'[ ! -e {setting} ] || echo 1 >{setting}; ip link set lo up && exec "$0" -W ignore -c "$1"'
-    if subprocess.run(["unshare", "-rn", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this host does not permit network namespaces")
+    prepare = f"{{ [ ! -e {setting} ] || echo 1 >{setting}; }} && ip link set lo up"
+    if subprocess.run(["unshare", "-rn", "sh", "-c", prepare], check=False, capture_output=True).returncode:
+        pytest.skip("this host does not permit a network namespace without IPv6")
+    command = f'{prepare} && exec "$0" -W ignore -c "$1"'
     out = subprocess.run(
         ["unshare", "-rn", "sh", "-c", command, sys.executable, program], cwd=ROOT, check=True, stdout=subprocess.PIPE
     ).stdout.decode()
