@@ -445,4 +445,3 @@ def _selection_of(content: Content) -> PlatformSelection:
 
 def _is_incomplete(store: Store, content: Content) -> bool:
     return bool(store.missing(content))
-

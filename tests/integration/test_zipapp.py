@@ -96,10 +96,11 @@ def test_home_that_cannot_be_written_is_no_trouble(open_directory: Path) -> None
 
 def test_socket_activation_serves_and_stops(tmp_path: Path, site: str) -> None:
     port, path = free_port(), tmp_path / "n.sock"
-    environment = os.environ | {"SHIV_ROOT": str(tmp_path / "shiv"), "CACHE_DIR": str(tmp_path / "cache")}
     process = subprocess.Popen(
-        ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "-l", str(path), "--fdname=a:b", str(ZIPAPP), "serve"],
-        env=environment, stderr=subprocess.PIPE,
+        ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "-l", str(path), "--fdname=a:b",
+         f"--setenv=SHIV_ROOT={tmp_path / 'shiv'}", f"--setenv=CACHE_DIR={tmp_path / 'cache'}", "--setenv=PATH",
+         str(ZIPAPP), "serve"],
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         while not path.exists():
@@ -110,7 +111,8 @@ def test_socket_activation_serves_and_stops(tmp_path: Path, site: str) -> None:
             unix.request("POST", "/content/", json.dumps({"url": site}))
             answer = unix.getresponse()
             body = json.loads(answer.read())
-        assert (answer.status, Path(body["files"][0]["path"]).read_bytes()) == (201, b"content" * 1000)
+        path = Path(body["files"][0]["path"])
+        assert (answer.status, path.read_bytes(), path.is_relative_to(tmp_path)) == (201, b"content" * 1000, True)
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as tcp:
             tcp.request("GET", "/health")
             assert json.loads(tcp.getresponse().read())["status"] == "ready"
