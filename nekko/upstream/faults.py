@@ -70,7 +70,7 @@ def translated(where: str) -> Iterator[None]:
 async def refusal(response: httpx.Response, where: str) -> UpstreamStatusError:
     """Make the error of an answer that is neither a success nor a redirect; reads a little of its body."""
     status = response.status_code
-    message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + await _own_words(response)
+    message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + await _own_words(response, where)
     match status:
         case 404 | 410:
             return UpstreamNotFoundError(message, status=status)
@@ -81,6 +81,21 @@ async def refusal(response: httpx.Response, where: str) -> UpstreamStatusError:
         case 408 | 500 | 502 | 503 | 504:
             return UpstreamUnavailableError(message, status=status, retry_after_seconds=retry_after(response))
     return UpstreamStatusError(message, status=status)
+
+
+async def read_small(response: httpx.Response, where: str, *, max_bytes: int) -> bytes:
+    """Read a body that must fit in memory.
+
+    Raises:
+        UpstreamContentError: It is larger than `max_bytes`.
+    """
+    body = bytearray()
+    with translated(where):
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > max_bytes:
+                raise UpstreamContentError(f"{where}: answered with more than {max_bytes} bytes")
+    return bytes(body)
 
 
 def retry_after(response: httpx.Response) -> float | None:
@@ -95,15 +110,11 @@ def retry_after(response: httpx.Response) -> float | None:
     return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-async def _own_words(response: httpx.Response) -> str:
+async def _own_words(response: httpx.Response, where: str) -> str:
     """Give the message of a registry's error envelope, or of a short plain text."""
-    raw = bytearray()
     try:
-        async for chunk in response.aiter_raw():
-            raw += chunk
-            if len(raw) > MESSAGE_BYTES:
-                return ""
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+        raw = await read_small(response, where, max_bytes=MESSAGE_BYTES)
+    except UpstreamError:
         return ""  # the status says enough
     try:
         first = json.loads(raw)["errors"][0]

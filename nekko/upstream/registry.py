@@ -19,7 +19,7 @@ from nekko.sources.locator import OciLocator
 from nekko.upstream.base import Known, Remote, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import DOCKER_HUB, RegistryLogin, configured_login
-from nekko.upstream.faults import refusal, translated
+from nekko.upstream.faults import read_small, refusal
 from nekko.upstream.remote import HttpRemote
 from nekko.upstream.tokens import TokenSource
 
@@ -105,19 +105,13 @@ class Session:
     async def root(self, settings: Settings) -> tuple[Descriptor, bytes]:
         """Fetch what the reference means now, and prove it where the digest is known."""
         url, limit = self._root_url, settings.max_manifest_bytes
-        body = bytearray()
         async with self.send("GET", url, headers={"Accept": ACCEPT}) as response:
             if response.status_code != 200:
                 raise await refusal(response, url)
-            with translated(url):
-                async for chunk in response.aiter_raw():
-                    body += chunk
-                    if len(body) > limit:
-                        raise UpstreamContentError(f"{url}: manifest of more than {limit} bytes (maxManifestSize)")
+            raw = await read_small(response, url, max_bytes=limit)
             told = response.headers.get("docker-content-digest")
             content_type = response.headers.get("content-type")
         expected = self.reference.digest or _digest_told(told, url)
-        raw = bytes(body)
         digest = Digest.of(raw, expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
             raise UpstreamContentError(f"{url}: expected {expected}, got a manifest with {digest}")

@@ -17,7 +17,7 @@ from nekko.oci.challenge import Challenge, parse_challenges
 from nekko.sources.credentials import Credentials
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import RegistryLogin
-from nekko.upstream.faults import refusal, translated, where_of
+from nekko.upstream.faults import read_small, refusal, where_of
 
 MAX_TOKEN_BYTES = 1 << 20
 DEFAULT_SECONDS = 60.0
@@ -102,7 +102,6 @@ class TokenSource:
     ) -> _Token:
         where = where_of(url)
         headers = {"Content-Type": "application/x-www-form-urlencoded"} if content else {}
-        raw = bytearray()
         async with self._client.send(
             method, url, headers=headers, authorization=authorization, content=content
         ) as response:
@@ -110,11 +109,7 @@ class TokenSource:
                 raise UpstreamDeniedError(f"{where}: the token server refuses the credentials", status=401)
             if response.status_code != 200:
                 raise await refusal(response, where)
-            with translated(where):
-                async for chunk in response.aiter_raw():
-                    raw += chunk
-                    if len(raw) > MAX_TOKEN_BYTES:
-                        raise UpstreamContentError(f"{where}: the token server's answer does not end")
+            raw = await read_small(response, where, max_bytes=MAX_TOKEN_BYTES)
         try:
             answer: Mapping[str, object] = json.loads(raw)
             token = answer.get("token") or answer.get("access_token")
