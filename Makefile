@@ -28,7 +28,8 @@ zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test
 	packaging/zipapp
 
-smoke: zipapp ## Try the built zipapp
+smoke: ## Build the zipapp and try it
+	@packaging/setup test
 	$(PYTHON) -m pytest -m zipapp -o addopts=
 
 bench: ## Measure against real peers

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 START_SECONDS = 20.0
 
 
@@ -136,3 +138,11 @@ def push_image(server: Server, directory: Path, name: str, layers: list[bytes], 
         ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", *options, f"oci:{layout}", f"docker://{server.host}/{name}"],
         check=True, capture_output=True,
     )  # fmt: skip
+
+
+def umoci_names(layout: Path) -> list[str]:
+    """Give the names that umoci finds in a layout; skip the test where this system has no umoci."""
+    if shutil.which("umoci") is None:
+        pytest.skip("umoci is not packaged for this system")
+    done = subprocess.run(["umoci", "ls", "--layout", layout], capture_output=True, text=True, check=True)
+    return done.stdout.split()

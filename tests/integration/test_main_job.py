@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from nekko.oci.digest import Digest
-from tests.servers import Server, docker_registry, nginx, push_image
+from tests.servers import Server, docker_registry, nginx, push_image, umoci_names
 
 FILE = random.Random(5).randbytes(20_000_000)
 LAYERS = [random.Random(n).randbytes(3_000_000) for n in (6, 7)]
@@ -122,8 +122,7 @@ def test_image_from_docker_registry_is_read_by_skopeo_and_umoci(tmp_path: Path, 
         if kind == "oci":  # skopeo knows only manifests of OCI's types in a layout
             assert copy.returncode == 0, copy.stderr
             assert Digest.of((tmp_path / "out/manifest.json").read_bytes()) == Digest.parse(body["digest"])
-        listed = subprocess.run(["umoci", "ls", "--layout", str(node.cache)], capture_output=True, text=True)
-        assert name in listed.stdout.split()
+        assert name in umoci_names(node.cache)
 
 
 def test_registry_with_passwords(tmp_path: Path) -> None:

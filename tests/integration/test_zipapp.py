@@ -25,7 +25,18 @@ from tests.servers import free_port
 pytestmark = pytest.mark.zipapp
 ROOT = Path(__file__).parents[2]
 ZIPAPP = ROOT / "dist/nekko.pyz"
-PYTHONS = [found for n in range(11, 16) if (found := shutil.which(f"python3.{n}")) is not None]
+VERSIONS = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+"""Where pyenv, if it is used, keeps the Pythons that it does not put on PATH."""
+PYTHONS = [
+    *(found for n in range(11, 16) if (found := shutil.which(f"python3.{n}")) is not None),
+    *sorted(str(found) for n in range(11, 16) for found in VERSIONS.glob(f"3.{n}.*/bin/python3")),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built() -> None:
+    """Build what is tested, so that no older file is tested in its place."""
+    subprocess.run([ROOT / "packaging/zipapp"], check=True)
 
 
 def works(python: str) -> bool:

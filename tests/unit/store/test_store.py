@@ -30,6 +30,7 @@ from nekko.store.catalog import Catalog
 from nekko.store.content import Content, Naming, Required
 from nekko.store.layout import Layout
 from nekko.store.store import Store, open_store
+from tests.servers import umoci_names
 
 BODY = random.Random(4).randbytes(200_000)
 DIGEST = Digest.of(BODY)
@@ -205,8 +206,7 @@ async def test_skopeo_and_umoci_read_the_layout(store: Store, tmp_path: Path) ->
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "copy" / DIGEST.encoded).read_bytes() == BODY
-    listed = subprocess.run(["umoci", "ls", "--layout", str(root)], capture_output=True, text=True)
-    assert listed.stdout.split() == [NAMING.ref_name]
+    assert umoci_names(root) == [NAMING.ref_name]
 
 
 # --- opening -----------------------------------------------------------------------------------------------------------
