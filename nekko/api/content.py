@@ -19,9 +19,10 @@ from nekko.config.settings import Settings
 from nekko.errors import BodyTooLargeError, ContentUnknownError, InvalidError, RequestInvalidError
 from nekko.metrics import Counters
 from nekko.oci.platform import PlatformSelection
+from nekko.sources.base import Locator
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import Locator, parse_locator
+from nekko.sources.locator import parse_locator
 from nekko.store.content import Content, Required
 from nekko.store.store import Store
 from nekko.transfer.pull import Pull, PullResult, Pulls, Wish
@@ -174,8 +175,10 @@ def _wish(body: Mapping[str, Any], settings: Settings) -> Wish:
         credentials = Credentials.parse(body["credentials"], body.get("credentialsType", "Bearer"))
     elif "credentialsType" in body:
         raise RequestInvalidError("field 'credentialsType' stands without 'credentials'")
+    locator = parse_locator(body["url"])
+    locator.check(credentials)
     return Wish(
-        parse_locator(body["url"]),
+        locator,
         PlatformSelection.parse(body.get("platform", settings.platform)),
         credentials,
         refresh=body.get("refresh", False),

@@ -9,6 +9,7 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nekko.config.address import parse_address
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
@@ -136,6 +137,15 @@ def scheme(value: str) -> str:
     if value not in ("https", "http"):
         raise ConfigInvalidError(f"{value[:200]!r} is neither https nor http")
     return value
+
+
+def endpoint(value: str) -> str:
+    """Read the URL of an API's root, without a slash at its end."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
+        shown = value.rpartition("@")[2][:200]
+        raise ConfigInvalidError(f"{shown!r} is not an endpoint such as https://hub.example.com/path")
+    return value.rstrip("/")
 
 
 def host(value: str) -> str:

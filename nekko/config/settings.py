@@ -136,6 +136,14 @@ class Settings:
     docker_config: Path | None = setting(
         None, "docker's config.json with registry credentials (default: $DOCKER_CONFIG or ~/.docker)"
     )
+    hub_endpoint: str = setting(
+        "https://huggingface.co", "where huggingface.co is asked: a mirror of it, perhaps with a path",
+        read=grammar.endpoint,
+    )  # fmt: skip
+    hub_token: str | None = setting(
+        None, "token for hubEndpoint where neither the request nor `hosts` has one; goes to no other host",
+        env="HF_TOKEN", is_secret=True,
+    )  # fmt: skip
     hosts: Mapping[str, Host] = setting({}, "settings per upstream host")
 
 

@@ -47,8 +47,12 @@ def file_artifact(
         "config": config.to_json(),
         "layers": [Descriptor(OCTET_STREAM, digest, size, annotations).to_json()],
     }
-    body = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return body, {config.digest: _EMPTY_CONFIG}
+    return canonical_json(manifest), {config.digest: _EMPTY_CONFIG}
+
+
+def canonical_json(value: object) -> bytes:
+    """Write JSON so that equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def validators_of(manifest: Manifest) -> tuple[str | None, str | None]:

@@ -23,8 +23,8 @@ from nekko.store.content import Blob, Content, Naming, Required, State
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE edges (parent TEXT NOT NULL, child TEXT NOT NULL, PRIMARY KEY (parent, child)) WITHOUT ROWID;
 CREATE INDEX edges_by_child ON edges (child);
@@ -49,8 +49,13 @@ CREATE TABLE required (
     digest TEXT NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL, title TEXT,
     PRIMARY KEY (content, position)
 ) WITHOUT ROWID;
-CREATE INDEX required_by_digest ON required (digest);
-"""
+CREATE INDEX required_by_digest ON required (digest)
+""",
+    """
+CREATE TABLE aliases (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID
+""",
+)
+"""What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
     "id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest, error,"
     " created, updated, last_used"
@@ -66,21 +71,20 @@ class Catalog:
         Raises:
             sqlite3.DatabaseError: The file is not a catalog of this version, or is damaged (`fsck --rebuild`).
         """
-        is_new = not path.exists()
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        if is_new or not self._db.execute("PRAGMA user_version").fetchone()[0]:
-            with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version > len(_SCHEMA):
             self._db.close()
-            raise sqlite3.DatabaseError(f"catalog version {version}, this nekko reads {SCHEMA_VERSION}")
+            raise sqlite3.DatabaseError(f"version {version}, this nekko reads up to {len(_SCHEMA)}")
+        if version < len(_SCHEMA):
+            with self._transaction():
+                for statement in ";\n".join(_SCHEMA[version:]).split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
 
     def close(self) -> None:
         """Write back and close."""
@@ -126,6 +130,15 @@ class Catalog:
         """Give every record; for checking the whole store."""
         return [Blob(Digest.parse(d), size) for d, size in self._db.execute("SELECT digest, size FROM blobs")]
 
+    def add_alias(self, name: str, digest: Digest) -> None:
+        """Record another name of a blob's bytes, which a source gives before they are fetched."""
+        self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (name, str(digest)))
+
+    def aliased(self, name: str) -> Digest | None:
+        """Give the digest of the bytes of that name; the blob may be gone."""
+        row = self._db.execute("SELECT digest FROM aliases WHERE name = ?", (name,)).fetchone()
+        return Digest.parse(row[0]) if row else None
+
     def drop_blob(self, digest: Digest) -> list[Digest]:
         """Forget a blob and its edges; give what it named."""
         with self._transaction():
@@ -167,11 +180,15 @@ class Catalog:
         assert content is not None
         return content
 
-    def require(self, content: Content, root: Descriptor, required: Sequence[Required], digest: Digest) -> None:
-        """Record what an arriving content needs, replacing what an earlier attempt thought."""
+    def require(self, content: Content, required: Sequence[Required]) -> None:
+        """Record what an arriving content needs, as far as it is known, replacing what an earlier attempt thought."""
+        with self._transaction():
+            self._set_required(content.id, required)
+
+    def set_root(self, content: Content, root: Descriptor, digest: Digest) -> None:
+        """Record the manifest of an arriving content, and the digest that is answered for it."""
         with self._transaction():
             self._set_root(content.id, root, digest)
-            self._set_required(content.id, required)
 
     def complete(self, content: Content, root: Descriptor, required: Sequence[Required], digest: Digest) -> None:
         """Turn an arriving content into the one that is served, in one step with dropping the one served before."""

@@ -140,7 +140,8 @@ def _rebuild_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
         if is_whole:
             catalog.complete(content, root, required, answer)
         else:
-            catalog.require(content, root, required, answer)
+            catalog.set_root(content, root, answer)
+            catalog.require(content, required)
             catalog.interrupt(content, "partial", None)
             report.faults.append(f"{naming.url}: is not whole; pull it again")
 

@@ -30,9 +30,10 @@ from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
+from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import Locator, parse_locator
-from nekko.store.content import Content, Naming, Required
+from nekko.sources.locator import parse_locator
+from nekko.store.content import Blob, Content, Naming, Required
 from nekko.store.leases import Lease
 from nekko.store.store import Store, digests_of
 from nekko.transfer.backoff import persist
@@ -101,6 +102,11 @@ class Pull:
     blobs_done: int = 0
     bytes_done: int = 0
     started: float = field(default_factory=time.monotonic)
+
+    def count(self, blob: Blob) -> None:
+        """Count a blob that is here now."""
+        self.blobs_done += 1
+        self.bytes_done += blob.size
 
     def statistics(self) -> PullStatistics:
         """Give a snapshot."""
@@ -270,7 +276,7 @@ class Pulls:
                 store.catalog.touch(held)
                 return PullResult(held, is_cached=True)
             if isinstance(resolution, Files):
-                root, required, answer = await self._bring_files(pull, resolution, lease)
+                root, required, answer = await self._bring_files(pull, resolution, content, lease)
             else:
                 root, required, answer = await self._bring_image(pull, resolution, selection, content, lease)
             store.catalog.complete(content, root, required, answer)
@@ -312,7 +318,8 @@ class Pulls:
         for descriptor in titles:
             lease.add(descriptor.digest)
         pull.required = tuple(_required_of(descriptor) for descriptor in titles)
-        store.catalog.require(content, image.root, pull.required, image.root.digest)
+        store.catalog.set_root(content, image.root, image.root.digest)
+        store.catalog.require(content, pull.required)
         await store.catalog.sync()
 
         missing = [d for d in walk.required if store.blobs.stat(d.digest) is None]
@@ -350,28 +357,40 @@ class Pulls:
             )
 
     async def _bring_files(
-        self, pull: Pull, files: Files, lease: Lease
+        self, pull: Pull, files: Files, content: Content, lease: Lease
     ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
         store, where = self._store, pull.wish.locator.where
         stored: dict[str, StoredFile] = {}
+        held = {file.name: blob for file in files.files if (blob := self._held_under_alias(file)) is not None}
+        certain = tuple(item for file in files.files if (item := _certain(file, held.get(file.name))) is not None)
+        for item in certain:
+            lease.add(item.digest)
+        store.catalog.require(content, certain)
+        await store.catalog.sync()
+
+        def key_of(file: File) -> str:
+            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
 
         async def bring(file: File) -> None:
-            if file.remote.digest is not None:
-                lease.add(file.remote.digest)
-            key = str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
-            fetched = await self._join(pull, file.remote, key=key, observe=file.proofs)
+            if (blob := held.get(file.name)) is not None:
+                pull.count(blob)
+                stored[file.name] = StoredFile(file.name, blob.digest, blob.size)
+                return
+            fetched = await self._join(pull, file.remote, key=key_of(file), observe=file.proofs)
             lease.add(fetched.blob.digest)
+            if file.known_as is not None:
+                store.catalog.add_alias(file.known_as, fetched.blob.digest)
             stored[file.name] = StoredFile(file.name, fetched.blob.digest, fetched.blob.size, fetched.validators)
 
-        known = {str(f.remote.digest): f.remote.size or 0 for f in files.files if f.remote.digest is not None}
-        with store.capacity.reserve({key: max(0, size - store.ingests.kept_bytes(key)) for key, size in known.items()}):
+        sizes = {key_of(file): file.remote.size or 0 for file in files.files if file.name not in held}
+        with store.capacity.reserve({key: max(0, size - store.ingests.kept_bytes(key)) for key, size in sizes.items()}):
             await self._each(files.files, bring)
         assembly = files.assemble([stored[file.name] for file in files.files])
         root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))
         for digest in (*assembly.blobs, root.digest):
             lease.add(digest)
-        for digest, content in assembly.blobs.items():
-            await store.publish_bytes(content, digest)
+        for digest, body in assembly.blobs.items():
+            await store.publish_bytes(body, digest)
         await store.publish_bytes(assembly.manifest, root.digest)
         parsed = self._parse(assembly.manifest, root, where)
         root = Descriptor(root.media_type, root.digest, root.size, artifact_type=parsed.artifact_type)
@@ -389,9 +408,15 @@ class Pulls:
                 fetched = await transfer.wait()
             finally:
                 del pull.transfers[key]
-        pull.blobs_done += 1
-        pull.bytes_done += fetched.blob.size
+        pull.count(fetched.blob)
         return fetched
+
+    def _held_under_alias(self, file: File) -> Blob | None:
+        """Give the blob that a file is, where only another name of its bytes tells."""
+        if file.remote.digest is not None or file.known_as is None:
+            return None
+        digest = self._store.catalog.aliased(file.known_as)
+        return None if digest is None else self._store.blobs.stat(digest)
 
     async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
         """Work on all items, a limited number at a time; the first failure ends the others and is raised alone."""
@@ -433,6 +458,15 @@ def _checked(where: str, parse: Callable[[], T]) -> T:
 
 def _required_of(descriptor: Descriptor) -> Required:
     return Required(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.title)
+
+
+def _certain(file: File, held: Blob | None) -> Required | None:
+    """Give what a file will turn out to be, if that is known before it is fetched."""
+    if held is not None:
+        return Required(held.digest, held.size, mediatype.OCTET_STREAM, file.name)
+    if file.remote.digest is None or file.remote.size is None:
+        return None
+    return Required(file.remote.digest, file.remote.size, mediatype.OCTET_STREAM, file.name)
 
 
 def _to_come(store: Store, descriptor: Descriptor) -> int:

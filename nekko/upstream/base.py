@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
+from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import Locator
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,8 @@ class File:
     remote: Remote
     proofs: Callable[[], Sequence["Proof"]] = tuple
     """Starts the further proofs over the same bytes (a git blob id, for instance) that the upstream gives."""
+    known_as: str | None = None
+    """Another name of exactly these bytes, where their digest is not known: what has it already is not fetched."""
 
 
 class Proof(Protocol):

@@ -4,11 +4,12 @@ Redirects are followed by hand: each hop is checked against the fetch policy, ge
 credentials only if it goes to the origin they were given for.
 """
 
+import ipaddress
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import httpcore
 import httpx
@@ -55,6 +56,13 @@ class HttpClient:
         """Give the settings of `host[:port]`, those of the bare host where the port has none."""
         hosts = self._settings.hosts
         return hosts.get(host) or hosts.get(host.rpartition(":")[0]) or _DEFAULT
+
+    def scheme(self, host: str) -> Literal["https", "http"]:
+        """Give the scheme that `host[:port]` is spoken to by where its locator does not say: HTTPS, or as configured.
+
+        On this machine's loopback plain HTTP is the default, as in every container tool.
+        """
+        return self.rules(host).scheme or ("http" if _is_loopback(host) else "https")
 
     @asynccontextmanager
     async def send(
@@ -161,6 +169,14 @@ def _parsed(text: str, where: str, base: httpx.URL | None = None) -> httpx.URL:
         return base.join(text) if base is not None else httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
         raise UpstreamContentError(f"{where}: a redirect to an invalid URL: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.removeprefix("[").partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _may_carry(first: httpx.URL, target: httpx.URL) -> bool:

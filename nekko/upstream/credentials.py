@@ -45,6 +45,15 @@ class RegistryLogin:
         return cls("login", password, user)
 
 
+def configured_header(rules: Host) -> str | None:
+    """Give the Authorization value that the settings of a host say, for far ends without a login of their own."""
+    if rules.token is not None:
+        return Credentials("Bearer", rules.token).header
+    if rules.username is not None:
+        return Credentials.basic(rules.username, rules.password or "").header
+    return None
+
+
 async def configured_login(registry: str, rules: Host, docker_config: Path | None) -> RegistryLogin | None:
     """Find the credentials for a registry, None for anonymous.
 

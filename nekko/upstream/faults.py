@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
@@ -30,6 +31,10 @@ from nekko.errors import (
 MESSAGE_BYTES = 4096
 """Read of an error's body at the most, to find the upstream's own words."""
 MESSAGE_LENGTH = 200
+_ABSENT = frozenset({"RepoNotFound", "RevisionNotFound", "EntryNotFound"})
+"""Said by a Hugging Face Hub, whose status for what is not there, or hidden, is 401 to an anonymous caller."""
+_EXHAUSTED = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
+"""Source: the IETF's RateLimit header fields, as a Hugging Face Hub sends them."""
 _CUT = ("disconnected", "peer closed", "incomplete", "closed connection")
 
 
@@ -71,6 +76,8 @@ async def refusal(response: httpx.Response, where: str) -> UpstreamStatusError:
     """Make the error of an answer that is neither a success nor a redirect; reads a little of its body."""
     status = response.status_code
     message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + await _own_words(response, where)
+    if response.headers.get("x-error-code") in _ABSENT:
+        return UpstreamNotFoundError(message, status=status)
     match status:
         case 404 | 410:
             return UpstreamNotFoundError(message, status=status)
@@ -99,7 +106,9 @@ async def read_small(response: httpx.Response, where: str, *, max_bytes: int) ->
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Read Retry-After, seconds or a date. Source: RFC 9110, section 10.2.3."""
+    """Read how long to wait: Retry-After, seconds or a date (RFC 9110, section 10.2.3), or an exhausted RateLimit."""
+    if limit := _EXHAUSTED.search(response.headers.get("ratelimit", "")):
+        return float(limit[1]) + 1
     value = response.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
@@ -111,15 +120,19 @@ def retry_after(response: httpx.Response) -> float | None:
 
 
 async def _own_words(response: httpx.Response, where: str) -> str:
-    """Give the message of a registry's error envelope, or of a short plain text."""
+    """Give the upstream's message: of a registry's error envelope, of a Hub's header or body."""
     try:
-        raw = await read_small(response, where, max_bytes=MESSAGE_BYTES)
-    except UpstreamError:
+        words = response.headers.get("x-error-message")
+        if words is None:
+            words = _message(json.loads(await read_small(response, where, max_bytes=MESSAGE_BYTES)))
+    except (UpstreamError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return ""  # the status says enough
-    try:
-        first = json.loads(raw)["errors"][0]
-        words = str(first.get("message") or first.get("code") or "")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return ""
     words = re.sub(r"[^ -~]+", " ", words)[:MESSAGE_LENGTH].strip()
     return f" ({words})" if words else ""
+
+
+def _message(body: Any) -> str:
+    if isinstance(told := body.get("error"), str):
+        return told
+    first = body["errors"][0]
+    return str(first.get("message") or first.get("code") or "")

@@ -9,9 +9,10 @@ from nekko.config.settings import Settings
 from nekko.oci import mediatype
 from nekko.oci.artifact import file_artifact
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import HttpLocator
+from nekko.sources.http import HttpLocator
 from nekko.upstream.base import Assembly, File, Files, Known, Resolution, StoredFile, Unchanged, Validators
 from nekko.upstream.client import HttpClient
+from nekko.upstream.credentials import configured_header
 from nekko.upstream.faults import refusal, where_of
 from nekko.upstream.remote import HttpRemote, validators_of
 
@@ -28,7 +29,8 @@ class HttpUpstream:
         self, locator: HttpLocator, *, credentials: Credentials | None = None, known: Known | None = None
     ) -> Resolution:
         """Give the one file; ask first only if `known` could spare fetching it. See `upstream.base.Upstream`."""
-        authorization = self._authorization(locator, credentials)
+        given = credentials or locator.credentials
+        authorization = given.header if given else configured_header(self._client.rules(locator.host))
         if (
             known is not None
             and known.validators
@@ -53,17 +55,6 @@ class HttpUpstream:
                 raise await refusal(response, where_of(locator.url))
             now = validators_of(response)
             return now.if_range is not None and now == held
-
-    def _authorization(self, locator: HttpLocator, credentials: Credentials | None) -> str | None:
-        given = credentials or locator.credentials
-        if given is not None:
-            return given.header
-        rules = self._client.rules(locator.host)
-        if rules.token is not None:
-            return Credentials("Bearer", rules.token).header
-        if rules.username is not None:
-            return Credentials.basic(rules.username, rules.password or "").header
-        return None
 
 
 def _assemble(locator: HttpLocator, stored: Sequence[StoredFile]) -> Assembly:

@@ -1,6 +1,5 @@
 """OCI registries as an upstream. Source: OCI distribution specification, pull; see also `tokens`."""
 
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.reference import Reference
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import OciLocator
+from nekko.sources.oci import OciLocator
 from nekko.upstream.base import Known, Remote, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import DOCKER_HUB, RegistryLogin, configured_login
@@ -44,24 +43,24 @@ class OciUpstream:
 
         A HEAD does not count against Docker Hub's limit of pulls.
         """
-        session = await self._session(locator.reference, credentials or locator.credentials)
-        if known is not None and await session.is_unchanged(known.root):
+        reference = locator.reference
+        session = await self._session(reference, credentials or locator.credentials)
+        url = f"{session.base}/manifests/{reference.digest or reference.tag}"
+        if known is not None and await _is_unchanged(session, url, known.root):
             return Unchanged()
-        root, body = await session.root(self._settings)
+        root, body = await _fetch_root(session, url, reference.digest, self._settings)
         return OciImage(root, body, session, self._settings, self._threads)
 
     async def _session(self, reference: Reference, credentials: Credentials | None) -> "Session":
         registry = reference.registry
-        rules = self._client.rules(registry)
-        scheme = rules.scheme or ("http" if _is_loopback(registry) else "https")
         host = DOCKER_HUB_API if registry == DOCKER_HUB else registry
-        url = f"{scheme}://{host}"
+        url = f"{self._client.scheme(registry)}://{host}"
         if credentials is not None:  # of one request: its tokens are not for others
             tokens = TokenSource(self._client, url, RegistryLogin.of_request(credentials))
         else:
-            login = await configured_login(registry, rules, self._settings.docker_config)
+            login = await configured_login(registry, self._client.rules(registry), self._settings.docker_config)
             tokens = self._shared.setdefault((url, login), TokenSource(self._client, url, login))
-        return Session(self._client, f"{url}/v2/{reference.repository}", host, reference, tokens)
+        return Session(self._client, f"{url}/v2/{reference.repository}", host, reference.repository, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +70,13 @@ class Session:
     client: HttpClient
     base: str
     host: str
-    reference: Reference
+    repository: str
     tokens: TokenSource
-
-    @property
-    def _root_url(self) -> str:
-        return f"{self.base}/manifests/{self.reference.digest or self.reference.tag}"
 
     @asynccontextmanager
     async def send(self, method: str, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """Send a request with what the registry wants to see; one new token when the old one has run out."""
-        scope = f"repository:{self.reference.repository}:pull"
+        scope = f"repository:{self.repository}:pull"
         header = self.tokens.header(scope)
         async with self.client.send(method, url, headers=headers, authorization=header) as response:
             if response.status_code != 401:
@@ -92,34 +87,6 @@ class Session:
             if response.status_code == 401:
                 raise self.tokens.refused(url)
             yield response
-
-    async def is_unchanged(self, root: Digest) -> bool:
-        """Tell whether the reference still means `root`; False where a HEAD does not tell."""
-        async with self.send("HEAD", self._root_url, headers={"Accept": ACCEPT}) as response:
-            if response.status_code == 200:
-                return bool(response.headers.get("docker-content-digest") == str(root))
-            if response.status_code in (400, 405, 501):
-                return False
-            raise await refusal(response, self._root_url)
-
-    async def root(self, settings: Settings) -> tuple[Descriptor, bytes]:
-        """Fetch what the reference means now, and prove it where the digest is known."""
-        url, limit = self._root_url, settings.max_manifest_bytes
-        async with self.send("GET", url, headers={"Accept": ACCEPT}) as response:
-            if response.status_code != 200:
-                raise await refusal(response, url)
-            raw = await read_small(response, url, max_bytes=limit)
-            told = response.headers.get("docker-content-digest")
-            content_type = response.headers.get("content-type")
-        expected = self.reference.digest or _digest_told(told, url)
-        digest = Digest.of(raw, expected.algorithm if expected else "sha256")
-        if expected is not None and digest != expected:
-            raise UpstreamContentError(f"{url}: expected {expected}, got a manifest with {digest}")
-        try:
-            parsed = manifest.parse(raw, content_type, max_bytes=limit, max_children=settings.max_graph_blobs)
-        except ManifestInvalidError as error:
-            raise UpstreamContentError(f"{url}: {error}") from error
-        return Descriptor(parsed.media_type, digest, len(raw), artifact_type=parsed.artifact_type), raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +110,49 @@ class OciImage:
         )  # fmt: skip
 
 
+async def _is_unchanged(session: Session, url: str, root: Digest) -> bool:
+    """Tell whether a reference still means `root`; False where a HEAD does not tell."""
+    async with session.send("HEAD", url, headers={"Accept": ACCEPT}) as response:
+        if response.status_code == 200:
+            return bool(response.headers.get("docker-content-digest") == str(root))
+        if response.status_code in (400, 405, 501):
+            return False
+        raise await refusal(response, url)
+
+
+async def _fetch_root(
+    session: Session, url: str, expected: Digest | None, settings: Settings
+) -> tuple[Descriptor, bytes]:
+    """Fetch what a reference means now, and prove it where the digest is known."""
+    limit = settings.max_manifest_bytes
+    async with session.send("GET", url, headers={"Accept": ACCEPT}) as response:
+        if response.status_code != 200:
+            raise await refusal(response, url)
+        raw = await read_small(response, url, max_bytes=limit)
+        told = response.headers.get("docker-content-digest")
+        content_type = response.headers.get("content-type")
+    expected = expected or _digest_told(told, url)
+    digest = Digest.of(raw, expected.algorithm if expected else "sha256")
+    if expected is not None and digest != expected:
+        raise UpstreamContentError(f"{url}: expected {expected}, got a manifest with {digest}")
+    return root_of(raw, content_type, digest, url, settings), raw
+
+
+def root_of(raw: bytes, content_type: str | None, digest: Digest, url: str, settings: Settings) -> Descriptor:
+    """Describe a root manifest that an upstream sent.
+
+    Raises:
+        UpstreamContentError: It is none.
+    """
+    try:
+        parsed = manifest.parse(
+            raw, content_type, max_bytes=settings.max_manifest_bytes, max_children=settings.max_graph_blobs
+        )
+    except ManifestInvalidError as error:
+        raise UpstreamContentError(f"{url}: {error}") from error
+    return Descriptor(parsed.media_type, digest, len(raw), artifact_type=parsed.artifact_type)
+
+
 def _digest_told(header: str | None, url: str) -> Digest | None:
     """Read Docker-Content-Digest."""
     if header is None:
@@ -151,12 +161,3 @@ def _digest_told(header: str | None, url: str) -> Digest | None:
         return Digest.parse(header)
     except DigestInvalidError as error:
         raise UpstreamContentError(f"{url}: Docker-Content-Digest: {error}") from error
-
-
-def _is_loopback(registry: str) -> bool:
-    """Tell whether a registry is on this machine: there plain HTTP is the default, as in every container tool."""
-    host = registry.removeprefix("[").partition("]")[0] if registry.startswith("[") else registry.partition(":")[0]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

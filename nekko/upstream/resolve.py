@@ -8,11 +8,17 @@ from typing import Any, Self
 import trio
 
 from nekko.config.settings import Settings
+from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
-from nekko.sources.locator import HttpLocator, Locator, OciLocator
+from nekko.sources.http import HttpLocator
+from nekko.sources.hub import HubLocator
+from nekko.sources.oci import OciLocator
+from nekko.sources.ollama import OllamaLocator
 from nekko.upstream.base import Known, Resolution
 from nekko.upstream.client import HttpClient
 from nekko.upstream.http import HttpUpstream
+from nekko.upstream.hub import HubUpstream
+from nekko.upstream.ollama import OllamaUpstream
 from nekko.upstream.registry import OciUpstream
 
 MIN_TRANSFER_THREADS = 4
@@ -27,7 +33,9 @@ class Upstreams:
         threads = trio.CapacityLimiter(max(MIN_TRANSFER_THREADS, 2 * (os.cpu_count() or 1)))
         self._kinds: Mapping[type[Locator], Any] = {
             HttpLocator: HttpUpstream(self._client, settings, threads),
+            HubLocator: HubUpstream(self._client, settings, threads),
             OciLocator: OciUpstream(self._client, settings, threads),
+            OllamaLocator: OllamaUpstream(self._client, settings, threads),
         }
 
     async def __aenter__(self) -> Self:
