@@ -185,6 +185,14 @@ class Catalog:
         with self._transaction():
             self._set_required(content.id, required)
 
+    def require_also(self, content: Content, item: Required) -> None:
+        """Record one more blob that an arriving content needs."""
+        self._db.execute(
+            "INSERT INTO required SELECT :c, (SELECT coalesce(max(position) + 1, 0) FROM required WHERE content = :c),"
+            " :d, :s, :m, :t",
+            {"c": content.id, "d": str(item.digest), "s": item.size, "m": item.media_type, "t": item.title},
+        )
+
     def set_root(self, content: Content, root: Descriptor, digest: Digest) -> None:
         """Record the manifest of an arriving content, and the digest that is answered for it."""
         with self._transaction():

@@ -29,6 +29,7 @@ from nekko.oci.artifact import validators_of
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
+from nekko.oci.mediatype import OCTET_STREAM
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
@@ -360,32 +361,36 @@ class Pulls:
         self, pull: Pull, files: Files, content: Content, lease: Lease
     ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
         store, where = self._store, pull.wish.locator.where
-        stored: dict[str, StoredFile] = {}
-        held = {file.name: blob for file in files.files if (blob := self._held_under_alias(file)) is not None}
-        certain = tuple(item for file in files.files if (item := _certain(file, held.get(file.name))) is not None)
+        fetched: dict[str, Fetched] = {}
+
+        def key_of(file: File) -> str:
+            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
+
+        for file in files.files:
+            if (blob := self._held_under_alias(file)) is not None:
+                fetched[key_of(file)] = Fetched(blob, Validators())
+                pull.count(blob)
+        certain = [item for file in files.files if (item := _certain(file, fetched.get(key_of(file)))) is not None]
         for item in certain:
             lease.add(item.digest)
         store.catalog.require(content, certain)
         await store.catalog.sync()
 
-        def key_of(file: File) -> str:
-            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
-
         async def bring(file: File) -> None:
-            if (blob := held.get(file.name)) is not None:
-                pull.count(blob)
-                stored[file.name] = StoredFile(file.name, blob.digest, blob.size)
-                return
-            fetched = await self._join(pull, file.remote, key=key_of(file), observe=file.proofs)
-            lease.add(fetched.blob.digest)
+            key = key_of(file)
+            fetched[key] = await self._join(pull, file.remote, key=key, observe=file.proofs)
+            digest = fetched[key].blob.digest
+            lease.add(digest)
             if file.known_as is not None:
-                store.catalog.add_alias(file.known_as, fetched.blob.digest)
-            stored[file.name] = StoredFile(file.name, fetched.blob.digest, fetched.blob.size, fetched.validators)
+                store.catalog.add_alias(file.known_as, digest)
+            if file.remote.digest is None:
+                store.catalog.require_also(content, Required(digest, fetched[key].blob.size, OCTET_STREAM, file.name))
 
-        sizes = {key_of(file): file.remote.size or 0 for file in files.files if file.name not in held}
-        with store.capacity.reserve({key: max(0, size - store.ingests.kept_bytes(key)) for key, size in sizes.items()}):
-            await self._each(files.files, bring)
-        assembly = files.assemble([stored[file.name] for file in files.files])
+        missing = {key: file for file in files.files if (key := key_of(file)) not in fetched}
+        kept = {key: store.ingests.kept_bytes(key) for key in missing}
+        with store.capacity.reserve({k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}):
+            await self._each(list(missing.values()), bring)
+        assembly = files.assemble([_stored(file, fetched[key_of(file)]) for file in files.files])
         root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))
         for digest in (*assembly.blobs, root.digest):
             lease.add(digest)
@@ -460,13 +465,17 @@ def _required_of(descriptor: Descriptor) -> Required:
     return Required(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.title)
 
 
-def _certain(file: File, held: Blob | None) -> Required | None:
+def _certain(file: File, held: Fetched | None) -> Required | None:
     """Give what a file will turn out to be, if that is known before it is fetched."""
     if held is not None:
-        return Required(held.digest, held.size, mediatype.OCTET_STREAM, file.name)
+        return Required(held.blob.digest, held.blob.size, OCTET_STREAM, file.name)
     if file.remote.digest is None or file.remote.size is None:
         return None
-    return Required(file.remote.digest, file.remote.size, mediatype.OCTET_STREAM, file.name)
+    return Required(file.remote.digest, file.remote.size, OCTET_STREAM, file.name)
+
+
+def _stored(file: File, fetched: Fetched) -> StoredFile:
+    return StoredFile(file.name, fetched.blob.digest, fetched.blob.size, fetched.validators)
 
 
 def _to_come(store: Store, descriptor: Descriptor) -> int:

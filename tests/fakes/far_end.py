@@ -24,8 +24,15 @@ class Request:
     @property
     def offset(self) -> int:
         """The first byte that its Range asks for."""
-        value = self.headers.get("range", "bytes=0-")
-        return int(value.removeprefix("bytes=").partition("-")[0])
+        return int(self._range[0])
+
+    def end(self, size: int) -> int:
+        """The byte behind the last one that its Range asks for."""
+        return min(size, int(self._range[2]) + 1) if self._range[2] else size
+
+    @property
+    def _range(self) -> tuple[str, str, str]:
+        return self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
 
 
 Answer = Callable[[trio.SocketStream, Request], Awaitable[None]]
@@ -33,16 +40,18 @@ Answer = Callable[[trio.SocketStream, Request], Awaitable[None]]
 
 @dataclass
 class FarEnd:
-    """One running far end. Paths without a script are 404."""
+    """One running far end. Paths without a script are answered by `otherwise`."""
 
     port: int
+    address: str = "127.0.0.1"
+    otherwise: "Answer" = field(default_factory=lambda: status(404))
     requests: list[Request] = field(default_factory=list)
     open_connections: int = 0
     _scripts: dict[str, list[Answer]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     def url(self, path: str) -> str:
         return f"http://{self.host}{path}"
@@ -51,6 +60,10 @@ class FarEnd:
         """Script the answers to a path, in order; the last one is given again and again. Gives the URL."""
         self._scripts[path] = list(answers)
         return self.url(path)
+
+    def off(self, path: str) -> None:
+        """Forget the script of a path."""
+        self._scripts.pop(path, None)
 
     def asked(self, path: str) -> list[Request]:
         """Give the requests that came for a path."""
@@ -64,7 +77,7 @@ class FarEnd:
                 if request is None:
                     return
                 self.requests.append(request)
-                script = self._scripts.get(request.path, [status(404)])
+                script = self._scripts.get(request.path, [self.otherwise])
                 answer = script.pop(0) if len(script) > 1 else script[0]
                 await answer(stream, request)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -74,11 +87,11 @@ class FarEnd:
 
 
 @asynccontextmanager
-async def far_end() -> AsyncIterator[FarEnd]:
+async def far_end(host: str = "127.0.0.1") -> AsyncIterator[FarEnd]:
     """Run a far end for the length of the block."""
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        end = FarEnd(listener.socket.getsockname()[1])
+        (listener,) = await trio.open_tcp_listeners(0, host=host)
+        end = FarEnd(listener.socket.getsockname()[1], host)
         nursery.start_soon(trio.serve_listeners, end.serve, [listener])
         yield end
         nursery.cancel_scope.cancel()
@@ -130,17 +143,14 @@ def whole(
         if request.headers.get("if-none-match") == etag and etag:
             await stream.send_all(_head(304, given))
             return
-        offset = request.offset if takes_ranges and "range" in request.headers else 0
-        if request.headers.get("if-range", etag) != etag:
-            offset = 0
-        if offset >= len(body) and offset:
-            await stream.send_all(_head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": 0}))
-            return
-        code = 200
-        if offset:
-            code = 206
-            given["Content-Range"] = f"bytes {offset}-{len(body) - 1}/{len(body)}"
-        part = body[offset:]
+        code, start, end = 200, 0, len(body)
+        if takes_ranges and "range" in request.headers and request.headers.get("if-range", etag) == etag:
+            code, start, end = 206, request.offset, request.end(len(body))
+            if start >= len(body):
+                await stream.send_all(_head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": 0}))
+                return
+            given["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        part = body[start:end]
         await stream.send_all(_head(code, {"Content-Length": len(part)} | given))
         if request.method == "HEAD":
             return
@@ -159,15 +169,16 @@ def whole(
 def status(code: int, headers: Mapping[str, object] | None = None, body: bytes = b"") -> Answer:
     """Answer with a status."""
 
-    async def answer(stream: trio.SocketStream, _: Request) -> None:
-        await stream.send_all(_head(code, {"Content-Length": len(body)} | dict(headers or {})) + body)
+    async def answer(stream: trio.SocketStream, request: Request) -> None:
+        head = _head(code, {"Content-Length": len(body)} | dict(headers or {}))
+        await stream.send_all(head if request.method == "HEAD" else head + body)
 
     return answer
 
 
-def redirect(to: str) -> Answer:
+def redirect(to: str, *, code: int = 302, headers: Mapping[str, object] | None = None) -> Answer:
     """Answer with a redirect."""
-    return status(302, {"Location": to})
+    return status(code, {"Location": to} | dict(headers or {}))
 
 
 def raw(data: bytes) -> Answer:
