@@ -126,7 +126,9 @@ class HttpClient:
             answer = await pool.handle_async_request(core)
         relay = _Relay(answer)
         try:
-            yield httpx.Response(answer.status, headers=answer.headers, stream=relay, extensions=answer.extensions)
+            yield httpx.Response(
+                answer.status, headers=answer.headers, stream=relay, extensions=answer.extensions, request=request
+            )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await relay.aclose()

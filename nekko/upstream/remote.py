@@ -8,7 +8,7 @@ from typing import Protocol
 import httpx
 import trio
 
-from nekko.errors import UpstreamContentError
+from nekko.errors import UpstreamContentError, UpstreamDeniedError, UpstreamUnavailableError
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import parse_content_range
 from nekko.upstream.base import Body, Validators
@@ -59,7 +59,11 @@ class HttpRemote:
 
     async def _body(self, response: httpx.Response, asked: int) -> HttpBody:
         if response.status_code not in (200, 206):
-            raise await refusal(response, self.where)
+            fault = await refusal(response, self.where)
+            if isinstance(fault, UpstreamDeniedError) and response.url.host != httpx.URL(self.url).host:
+                # A signed link to another host has run out; the next try gets a new one.
+                fault = UpstreamUnavailableError(str(fault), status=fault.status)
+            raise fault
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
             raise UpstreamContentError(f"{self.where}: answered with Content-Encoding {encoding[:40]}, unasked")

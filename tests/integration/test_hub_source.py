@@ -21,7 +21,7 @@ from nekko.errors import (
 )
 from nekko.oci.digest import Digest
 from nekko.sources.credentials import Credentials
-from tests.fakes.far_end import redirect, status, whole
+from tests.fakes.far_end import Request, redirect, status, whole
 from tests.fakes.hub import FakeHub, Repo, fake_hub
 from tests.node import QUICK, Node, open_node
 
@@ -408,6 +408,18 @@ async def test_cut_file_goes_on_where_it_ended(hub: FakeHub, repo: Repo, node: N
     hub.far.on(served, whole(WEIGHTS, cut_after=100_000), whole(WEIGHTS))
     await node.pull(f"hf://{hub.host}/acme/Tiny/onnx/sub/model.onnx")
     assert [request.headers.get("range") for request in hub.far.asked(served)] == [None, "bytes=100000-"]
+
+
+async def test_link_of_the_cdn_that_has_run_out_is_asked_for_again(hub: FakeHub, repo: Repo, node: Node) -> None:
+    hub.link_uses = 0
+
+    async def renew(stream: trio.SocketStream, request: Request) -> None:
+        hub.link_uses = 1
+        await status(403)(stream, request)
+
+    hub.cdn.on(f"/xet/{Digest.of(WEIGHTS).encoded}?Signature=0", renew)
+    await node.pull(f"hf://{hub.host}/acme/Tiny/onnx/sub/model.onnx")
+    assert len(hub.cdn.requests) == 2
 
 
 async def test_throttling_is_waited_for_as_the_hub_asks(hub: FakeHub, repo: Repo, node: Node) -> None:
