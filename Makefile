@@ -3,7 +3,7 @@
 PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 
-.PHONY: help run test lint check zipapp smoke bench test-nspawn readme install uninstall clean
+.PHONY: help run test test-peers lint check zipapp smoke bench test-nspawn readme install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,13 +16,17 @@ test: ## Run every test that fits in some minutes
 	@packaging/setup test
 	$(PYTHON) -m pytest
 
+test-peers: ## Prove the tests' far ends with released clients, each in its own environment
+	@packaging/setup peers
+	$(PYTHON) -m pytest -m peers -o addopts=
+
 lint: ## Format check, lint, types
 	@packaging/setup test
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test smoke ## What a commit must pass
+check: lint test test-peers smoke ## What a commit must pass
 
 zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test

@@ -144,7 +144,7 @@ class FakeHub:
     def _find(self, kind: Kind, name: str, request: Request) -> Repo | Answer:
         """Give a repository, or what the caller is told instead of one."""
         if (target := self.renamed.get((kind, name))) is not None:
-            return redirect(self.far.url(request.path.replace(name, target)), code=307)
+            return redirect(request.path.replace(name, target), code=307)
         repo, token = self.repos.get((kind, name)), _token(request)
         if repo is None or (repo.is_private and token not in repo.tokens):
             # Nobody learns whether it exists; an anonymous caller is asked who he is.
