@@ -13,6 +13,7 @@ from typing import Any
 import trio
 from quart import Blueprint, Response, request
 
+from nekko.api import events
 from nekko.api.access import may_change
 from nekko.api.responses import json_response, problem
 from nekko.config.settings import Settings
@@ -92,6 +93,8 @@ def build(store: Store, pulls: Pulls, settings: Settings, counters: Counters) ->
         content = held or arriving
         if content is None:
             raise ContentUnknownError(name)
+        if events.are_wanted(request.headers.get("Accept", "")):
+            return events.response(pulls.running(name), content, describe)
         body = await describe(content)
         return json_response(body, 200 if body["state"] == "complete" else 206)
 

@@ -1,11 +1,12 @@
-"""The running daemon as commands see it: small JSON requests over a Unix socket or TCP, one connection each."""
+"""The running daemon as commands see it: small JSON requests over a Unix socket, TCP or TLS, one connection each."""
 
 import json
 import select
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from nekko.config.address import Address, TcpAddress, UnixAddress
 DEFAULT_ADDRESSES: tuple[Address, ...] = (UnixAddress(Path("/run/nekko/nekko.sock")), TcpAddress("localhost", 8050))
 TIMEOUT_SECONDS = 60.0
 """For an answer that the daemon has at hand. A pull has no limit: it takes as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a daemon on another machine wants to see, and by what it is known. Without `tls`, plain HTTP is spoken."""
+
+    token: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class Pending:
         """Give the answer, or None if it has not begun to arrive after `seconds`.
 
         Raises:
-            CommandError: The connection broke, or the answer is no JSON over HTTP.
+            CommandError: The connection broke, or the answer is not nekko's.
         """
         poll = select.poll()
         poll.register(self._connection.sock, select.POLLIN)
@@ -71,11 +80,11 @@ class Pending:
         try:
             response = self._connection.getresponse()
             raw = response.read()
-            return Answer(response.status, json.loads(raw) if raw else None)
+            return Answer(response.status, json.loads(raw) if raw else None) if _is_ours(response) else _not_ours()
         except (OSError, HTTPException) as error:
-            raise CommandError(f"the daemon broke off the connection: {error}", Exit.FAILED) from error
-        except ValueError as error:
-            raise CommandError("the answer is not JSON: is another program listening there?", Exit.FAILED) from error
+            raise _broken(error) from error
+        except ValueError:
+            return _not_ours()
         finally:
             self._connection.close()
 
@@ -83,8 +92,9 @@ class Pending:
 class Daemon:
     """The first of several addresses that takes a connection."""
 
-    def __init__(self, addresses: Iterable[Address]) -> None:
+    def __init__(self, addresses: Iterable[Address], access: Access | None = None) -> None:
         self._addresses = tuple(addresses)
+        self._access = access or Access()
 
     def start(
         self,
@@ -104,11 +114,13 @@ class Daemon:
         connection.sock.settimeout(timeout_seconds)
         encoded = None if body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if encoded else {}
+        if self._access.token is not None:
+            sent["Authorization"] = f"Bearer {self._access.token}"
         try:
             connection.request(method, path, encoded, sent | dict(headers or {}))
         except OSError as error:
             connection.close()
-            raise CommandError(f"the daemon broke off the connection: {error}", Exit.FAILED) from error
+            raise _broken(error) from error
         return Pending(connection)
 
     def ask(self, method: str, path: str) -> Answer:
@@ -120,6 +132,22 @@ class Daemon:
         answer = self.start(method, path).wait()
         assert answer is not None, "waiting without a limit gives an answer"
         return answer
+
+    def progress(self, path: str) -> Iterator[Mapping[str, Any]]:
+        """Give what the events of a pull tell, until they end.
+
+        However they end, it is no error here: the pull's own request tells how the pull ended.
+        """
+        connection = self._connect()
+        try:
+            connection.request("GET", path, headers={"Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.status == 200 and _is_ours(response):
+                yield from _progress_of(response)
+        except (OSError, HTTPException, ValueError):
+            return
+        finally:
+            connection.close()
 
     def is_there(self) -> bool:
         """Tell whether any address takes a connection."""
@@ -134,8 +162,12 @@ class Daemon:
         for address in self._addresses:
             try:
                 # The name in the Host header of a Unix socket has no meaning; HTTP only wants one.
-                connection = HTTPConnection("localhost")
-                connection.sock = _open(address)
+                host = address.host if isinstance(address, TcpAddress) else ""
+                connection = HTTPConnection(host or "localhost")
+                connection.sock = _open(address, self._access.tls)
+            except ssl.SSLError as error:  # the right address, but not the right daemon: do not try another one
+                reason = getattr(error, "verify_message", "") or error.reason or str(error)
+                raise CommandError(f"{address}: TLS: {reason}", Exit.FAILED) from error
             except OSError as error:
                 tried.append(f"{address} ({error.strerror or error})")
             else:
@@ -147,9 +179,15 @@ class Daemon:
         )
 
 
-def _open(address: Address) -> socket.socket:
+def _open(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
     if isinstance(address, TcpAddress):
-        return socket.create_connection((address.host or "localhost", address.port), TIMEOUT_SECONDS)
+        host = address.host or "localhost"
+        opened = socket.create_connection((host, address.port), TIMEOUT_SECONDS)
+        try:
+            return opened if tls is None else tls.wrap_socket(opened, server_hostname=host)
+        except OSError:
+            opened.close()
+            raise
     opened = socket.socket(socket.AF_UNIX)
     try:
         opened.settimeout(TIMEOUT_SECONDS)
@@ -158,3 +196,25 @@ def _open(address: Address) -> socket.socket:
         opened.close()
         raise
     return opened
+
+
+def _progress_of(response: HTTPResponse) -> Iterator[Mapping[str, Any]]:
+    event = ""
+    for line in response:
+        key, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
+        if key == "event":
+            event = value
+        elif key == "data" and event == "progress":
+            yield json.loads(value)
+
+
+def _is_ours(response: HTTPResponse) -> bool:
+    return response.headers.get("Server", "").startswith("nekko")
+
+
+def _not_ours() -> Answer:
+    raise CommandError("the answer is not nekko's: is another program listening there?", Exit.FAILED)
+
+
+def _broken(error: Exception) -> CommandError:
+    return CommandError(f"the daemon broke off the connection: {error}", Exit.FAILED)

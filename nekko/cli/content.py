@@ -10,7 +10,7 @@ import click
 from nekko.cli import words
 from nekko.cli.client import Daemon
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
-from nekko.cli.options import daemon_option, json_option, print_json
+from nekko.cli.options import daemon_option, json_option, print_json, print_json_list
 from nekko.sources.base64url import encode_url
 
 PAGE = 1000
@@ -31,9 +31,9 @@ def ls(daemon: Daemon, as_json: bool) -> None:
     nekko ls
     nekko ls --json | jq -r '.[].name'
     """
-    contents = list(_contents(daemon))
+    contents = _contents(daemon)
     if as_json:
-        print_json(contents)
+        print_json_list(contents)
         return
     from nekko.cli.tables import print_table
 

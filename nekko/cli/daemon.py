@@ -1,6 +1,9 @@
 """The daemon itself: `serve`, `status`, `fsck`."""
 
+import json
 import os
+import sys
+import time
 from typing import Any
 
 import click
@@ -16,6 +19,8 @@ from nekko.cli.options import (
     print_json,
     setting_options,
 )
+
+WATCH_SECONDS = 1.0
 
 
 @click.command(epilog=HELP)
@@ -38,20 +43,35 @@ def serve(**flags: Any) -> int:
 
 
 @click.command(epilog=HELP)
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @daemon_option
 @json_option
-def status(daemon: Daemon, as_json: bool) -> None:
+def status(watch: bool, daemon: Daemon, as_json: bool) -> int:
     """Show disk use, running pulls and live transfers.
+
+    With --watch and --json, each line is an object.
 
     \b
     nekko status
-    watch nekko status
+    nekko status --watch
     """
-    told = daemon.ask("GET", "/admin/status").checked().body
-    if as_json:
-        print_json(told)
-    else:
-        _print_status(told)
+    try:
+        while True:
+            told = daemon.ask("GET", "/admin/status").checked().body
+            if as_json:
+                click.echo(json.dumps(told, ensure_ascii=False)) if watch else print_json(told)
+            else:
+                if watch:
+                    click.clear()  # does nothing where there is no terminal
+                _print_status(told)
+            if not watch:
+                return Exit.DONE
+            sys.stdout.flush()
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        return Exit.DONE
 
 
 @click.command(epilog=HELP)

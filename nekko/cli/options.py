@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from textwrap import indent
 from typing import Any, TypeVar
 
 import click
 
-from nekko.cli.client import DEFAULT_ADDRESSES, Daemon
+from nekko.cli.client import DEFAULT_ADDRESSES, Access, Daemon
 from nekko.config.address import parse_address
 from nekko.config.settings import Settings, declarations_of
 from nekko.errors import ConfigInvalidError
@@ -17,24 +21,78 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _daemon(_: click.Context, __: click.Parameter, text: str | None) -> Daemon:
+def daemon_option(command: _Command) -> _Command:
+    """Add the options that say which daemon is meant, and give the command that `daemon`."""
+
+    @wraps(command)
+    def with_daemon(
+        *arguments: Any,
+        address: str | None,
+        token_file: str | None,
+        ca: str | None,
+        cert: str | None,
+        key: str | None,
+        **options: Any,
+    ) -> Any:
+        return command(*arguments, daemon=_daemon(address, _token(token_file), (ca, cert, key)), **options)
+
+    declared = (
+        click.option(
+            "--address", metavar="ADDRESS",
+            help="Where the daemon listens: host:port, https://host:port, unix:/path or /path. Without it: "
+            "$NEKKO_ADDRESS, then /run/nekko/nekko.sock, then localhost:8050.",
+        ),
+        click.option("--token-file", metavar="FILE", help="File with the daemon's token. [NEKKO_TOKEN: the token]"),
+        click.option("--ca", metavar="FILE", help="Authorities to trust for https://, instead of the system's."),
+        click.option("--cert", metavar="FILE", help="Client certificate for https://."),
+        click.option("--key", metavar="FILE", help="Private key of --cert."),
+    )  # fmt: skip
+    for option in reversed(declared):
+        with_daemon = option(with_daemon)
+    return with_daemon  # type: ignore[return-value]  # the same command, with options instead of `daemon`
+
+
+def _daemon(address: str | None, token: str | None, pem: tuple[str | None, str | None, str | None]) -> Daemon:
     """Choose the addresses to try. The flag names one daemon: `nekko rm` must never fall back to another."""
-    if text is not None:
-        return Daemon([parse_address(text)])
+    scheme, mark, rest = (address or "").partition("://")
+    is_tls = bool(mark) and scheme == "https"
+    if any(pem) and not is_tls:
+        raise click.UsageError("--ca, --cert and --key need --address https://host:port")
+    if address is not None:
+        parsed = parse_address(rest.rstrip("/") if scheme in ("http", "https") and mark else address)
+        return Daemon([parsed], Access(token, _tls(*pem) if is_tls else None))
     # The variable is the daemon's own setting too, so it may list several.
     items = [item.strip() for item in os.environ.get("NEKKO_ADDRESS", "").split(",")]
     try:
         listed = [parse_address(item) for item in items if item]
     except ConfigInvalidError as error:
         raise ConfigInvalidError(f"address (environment NEKKO_ADDRESS): {error}") from error
-    return Daemon([*listed, *DEFAULT_ADDRESSES])
+    return Daemon([*listed, *DEFAULT_ADDRESSES], Access(token))
 
 
-daemon_option = click.option(
-    "--address", "daemon", callback=_daemon, metavar="ADDRESS",
-    help="Where the daemon listens: host:port, unix:/path or /path. Without it: $NEKKO_ADDRESS, then "
-    "/run/nekko/nekko.sock, then localhost:8050.",
-)  # fmt: skip
+def _token(file: str | None) -> str | None:
+    if file is None:
+        return os.environ.get("NEKKO_TOKEN") or None
+    try:
+        held = Path(file).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--token-file: {file}: {getattr(error, 'strerror', None) or 'not a token'}") from error
+    if not held.isprintable() or not held or " " in held:
+        raise click.UsageError(f"--token-file: {file}: empty, or more than one line")
+    return held
+
+
+def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    if bool(cert) != bool(key):
+        raise click.UsageError("--cert and --key go together")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        files = ", ".join(filter(None, (ca, cert, key)))
+        raise click.UsageError(f"{files}: {getattr(error, 'strerror', None) or error}") from error
+    return context
 
 
 def setting_options(command: _Command) -> _Command:
@@ -56,3 +114,12 @@ cache_dir_option = click.option("--cache-dir", metavar="DIRECTORY", help="Direct
 def print_json(value: object) -> None:
     """Print one JSON value, readable by people."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """Print a list of JSON values as they come, without keeping them."""
+    separator = "["
+    for value in values:
+        click.echo(separator + "\n" + indent(json.dumps(value, indent=2, ensure_ascii=False), "  "), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")

@@ -1,25 +1,30 @@
-"""How a pull shows its progress: a bar on a terminal, few plain lines in a log, one JSON object a line for programs."""
+"""How a pull shows its progress: bars on a terminal, few plain lines in a log, one JSON object a line for programs."""
 
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from nekko.cli import words
+from nekko.cli.exits import one_line
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 STEP_PERCENT = 10
 STEP_SECONDS = 10.0
+NAME_LENGTH = 40
 
 
 class Progress(Protocol):
     """Something that is told how far a pull is."""
 
-    def update(self, state: str, bytes_present: int, size: int | None) -> None:
-        """Take note; `size` is None while it is unknown, and may grow while an image's manifests arrive."""
+    def update(self, told: Mapping[str, Any]) -> None:
+        """Take note of a `progress` event. `size` is None while it is unknown."""
 
 
 class Steps:
@@ -44,9 +49,9 @@ def progress_for(url: str, *, as_json: bool) -> Iterator[Progress]:
     if as_json:
         yield _JsonLines(url)
     elif sys.stderr.isatty():
-        bar = _Bar(url)
-        with bar.bars:
-            yield bar
+        shown = _Bars(url)
+        with shown.bars:
+            yield shown
     else:
         click.echo(f"{url}: pulling", err=True)
         yield _PlainLines(url)
@@ -61,8 +66,8 @@ class _JsonLines:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def update(self, state: str, bytes_present: int, size: int | None) -> None:
-        write_event("progress", self._url, {"state": state, "bytes_present": bytes_present, "size": size})
+    def update(self, told: Mapping[str, Any]) -> None:
+        write_event("progress", self._url, {key: value for key, value in told.items() if key != "url"})
 
 
 class _PlainLines:
@@ -70,14 +75,18 @@ class _PlainLines:
         self._url = url
         self._steps = Steps(time.monotonic())
 
-    def update(self, state: str, bytes_present: int, size: int | None) -> None:
-        if self._steps.is_due(time.monotonic(), bytes_present, size):
-            done = f"{words.size(bytes_present)} of {words.size(size)}, {words.percent(bytes_present, size)}"
-            click.echo(f"{self._url}: {state}, {done}", err=True)
+    def update(self, told: Mapping[str, Any]) -> None:
+        present, size, left = told["bytes_present"], told["size"], told["eta_seconds"]
+        if self._steps.is_due(time.monotonic(), present, size):
+            done = f"{words.size(present)} of {words.size(size)}, {words.percent(present, size)}"
+            speed = f"{words.size(told['bytes_per_second'])}/s" + (
+                "" if left is None else f", {words.duration(left)} left"
+            )
+            click.echo(f"{self._url}: {told['state']}, {done}, {speed}", err=True)
 
 
-class _Bar:
-    """A bar with speed and remaining time, gone when the pull ends."""
+class _Bars:
+    """A bar for the whole with speed and remaining time, and one for each blob that is arriving; gone at the end."""
 
     def __init__(self, url: str) -> None:
         # Imported here: rich.progress takes longer than all the rest of a client command.
@@ -85,11 +94,27 @@ class _Bar:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as SpeedColumn
 
-        self._url = url
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), DownloadColumn(binary_units=True), SpeedColumn(), TimeRemainingColumn())
         self.bars = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self.bars.add_task(url, total=None)
+        self._whole = self.bars.add_task(url, total=None)
+        self._blobs: dict[str, TaskID] = {}
 
-    def update(self, state: str, bytes_present: int, size: int | None) -> None:
-        self.bars.update(self._task, description=f"{self._url} {state}", completed=bytes_present, total=size)
+    def update(self, told: Mapping[str, Any]) -> None:
+        self.bars.update(self._whole, completed=told["bytes_present"], total=told["size"])
+        if told["blobs"] < 2:  # it would be the same bar twice
+            return
+        arriving = {blob["name"]: blob for blob in told["arriving"]}
+        for name in self._blobs.keys() - arriving.keys():
+            self.bars.remove_task(self._blobs.pop(name))
+        for name, blob in arriving.items():
+            if name not in self._blobs:
+                self._blobs[name] = self.bars.add_task(f"  {_short(name)}", total=None)
+            self.bars.update(self._blobs[name], completed=blob["position"], total=blob["size"])
+
+
+def _short(name: str) -> str:
+    """Give a blob's name as there is room for it: the end of a path, the beginning of a digest."""
+    if name.startswith("sha256:"):
+        return words.digest(name)
+    return one_line(name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}")

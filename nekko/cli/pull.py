@@ -1,4 +1,4 @@
-"""`nekko pull`: one request that lasts as long as the pull, and small ones beside it that ask how far it is."""
+"""`nekko pull`: one request that lasts as long as the pull, and beside it the events that tell how far it is."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from nekko.cli.client import Answer, Daemon
 from nekko.cli.content import content_path
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
 from nekko.cli.options import daemon_option, json_option
-from nekko.cli.progress import Progress, progress_for, write_event
+from nekko.cli.progress import progress_for, write_event
 
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.2, 1.0
 MAX_CREDENTIALS_BYTES = 64 << 10
@@ -101,7 +101,8 @@ def _pull_one(daemon: Daemon, body: dict[str, Any], *, no_wait: bool, as_json: b
         with progress_for(url, as_json=as_json) as progress:
             interval = FIRST_POLL_SECONDS
             while (answer := pending.wait(interval)) is None:
-                _show_progress(daemon, body["url"], progress)
+                for told in daemon.progress(content_path(body["url"])):
+                    progress.update(told)
                 interval = min(interval * 1.5, LAST_POLL_SECONDS)
     except KeyboardInterrupt:
         click.echo(f"\nThe daemon goes on with the pull; to stop it: nekko rm {url}", err=True)
@@ -111,13 +112,6 @@ def _pull_one(daemon: Daemon, body: dict[str, Any], *, no_wait: bool, as_json: b
             write_event("failed", url, {"status": answer.status, "problem": answer.body})
         raise CommandError(f"{url}: {answer.problem}", answer.exit)
     _print_result(url, answer, time.monotonic() - begun, as_json=as_json)
-
-
-def _show_progress(daemon: Daemon, url: str, progress: Progress) -> None:
-    answer = daemon.ask("GET", content_path(url))
-    # Not known yet, or not shown to this caller: the pull itself will tell what is wrong, if anything is.
-    if not answer.is_error:
-        progress.update(answer.body["state"], answer.body["bytes_present"], answer.body["size"])
 
 
 def _print_result(url: str, answer: Answer, seconds: float, *, as_json: bool) -> None:

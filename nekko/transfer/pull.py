@@ -77,6 +77,26 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A blob that a pull needs, as far as it is known. `name` is its file name, else its digest, else its host."""
+
+    name: str
+    digest: Digest | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivingStatistics:
+    """A snapshot of one blob that is arriving. `position` and `size` in bytes; `size` None while unknown."""
+
+    name: str
+    digest: Digest | None
+    position: int
+    size: int | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullStatistics:
     """A snapshot of one pull. `size` None while unknown."""
 
@@ -86,6 +106,7 @@ class PullStatistics:
     blobs_done: int
     blobs: int
     seconds: float
+    arriving: tuple[ArrivingStatistics, ...]
 
 
 @dataclass(eq=False)
@@ -97,9 +118,10 @@ class Pull:
     done: trio.Event = field(default_factory=trio.Event)
     result: PullResult | None = None
     error: NekkoError | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+    """Everything it needs, by key; empty while that is not known."""
     transfers: dict[str, Transfer] = field(default_factory=dict)
     """What it waits for now, by key."""
-    required: tuple[Required, ...] = ()
     blobs_done: int = 0
     bytes_done: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -111,16 +133,22 @@ class Pull:
 
     def statistics(self) -> PullStatistics:
         """Give a snapshot."""
-        arriving = [transfer.progress for transfer in self.transfers.values()]
-        size: int | None = sum(item.size for item in self.required)
-        if not self.required:
-            sizes = [progress.size for progress in arriving]
-            size = sum(s for s in sizes if s is not None) if sizes and None not in sizes else None
+        arriving = tuple(self._arriving(key, transfer) for key, transfer in self.transfers.items())
+        known = {key: part.size for key, part in self.parts.items()}
+        for key, transfer in self.transfers.items():
+            known[key] = transfer.progress.size or known.get(key)
+        sizes = [size for size in known.values() if size is not None]
         return PullStatistics(
-            url=self.wish.locator.given, bytes_present=self.bytes_done + sum(p.position for p in arriving), size=size,
-            blobs_done=self.blobs_done, blobs=max(len(self.required), len(arriving)),
-            seconds=time.monotonic() - self.started,
+            url=self.wish.locator.given, bytes_present=self.bytes_done + sum(each.position for each in arriving),
+            size=sum(sizes) if self.parts and len(sizes) == len(known) else None, blobs_done=self.blobs_done,
+            blobs=len(known), seconds=time.monotonic() - self.started, arriving=arriving,
         )  # fmt: skip
+
+    def _arriving(self, key: str, transfer: Transfer) -> ArrivingStatistics:
+        remote, progress = transfer.remotes[0], transfer.progress
+        part = self.parts.get(key)
+        name = part.name if part is not None else str(remote.digest or remote.host)
+        return ArrivingStatistics(name, remote.digest, progress.position, progress.size, progress.attempt)
 
 
 class Pulls:
@@ -315,22 +343,24 @@ class Pulls:
                 parsed = self._parse(await store.blobs.read(descriptor.digest), descriptor, where)
                 store.catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children))
                 _checked(where, partial(walk.feed, descriptor, parsed))
-        titles = walk.required
-        for descriptor in titles:
+        for descriptor in walk.required:
             lease.add(descriptor.digest)
-        pull.required = tuple(_required_of(descriptor) for descriptor in titles)
+        required = tuple(_required_of(descriptor) for descriptor in walk.required)
+        pull.parts = {
+            str(item.digest): Part(item.title or str(item.digest), item.digest, item.size) for item in required
+        }
         store.catalog.set_root(content, image.root, image.root.digest)
-        store.catalog.require(content, pull.required)
+        store.catalog.require(content, required)
         await store.catalog.sync()
 
         missing = [d for d in walk.required if store.blobs.stat(d.digest) is None]
-        pull.blobs_done = len(pull.required) - len(missing)
-        pull.bytes_done = sum(item.size for item in pull.required) - sum(d.size for d in missing)
+        pull.blobs_done = len(required) - len(missing)
+        pull.bytes_done = sum(item.size for item in required) - sum(d.size for d in missing)
         absent: set[Digest] = set()
         with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
             await self._each(missing, partial(self._fetch_descriptor, pull, image, lease, absent=absent))
-        required = tuple(item for item in pull.required if item.digest not in absent)
-        return image.root, required, image.root.digest
+        found = tuple(item for item in required if item.digest not in absent)
+        return image.root, found, image.root.digest
 
     async def _fetch_descriptor(
         self, pull: Pull, image: Image, lease: Lease, descriptor: Descriptor, absent: set[Digest] | None = None
@@ -366,6 +396,7 @@ class Pulls:
         def key_of(file: File) -> str:
             return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
 
+        pull.parts = {key_of(file): Part(file.name, file.remote.digest, file.remote.size) for file in files.files}
         for file in files.files:
             if (blob := self._held_under_alias(file)) is not None:
                 fetched[key_of(file)] = Fetched(blob, Validators())

@@ -46,6 +46,7 @@ Answers = Callable[[str, str, Any], tuple[int, Any]]
 @dataclass
 class FarEnd:
     address: str = ""
+    program: str = "nekko"
     answers: Answers = lambda method, path, body: problem(500)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -61,6 +62,9 @@ class UnixServer(ThreadingHTTPServer):
 
 def serving(far_end: FarEnd, server_class: type[ThreadingHTTPServer], address: Any) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
+        def version_string(self) -> str:
+            return far_end.program
+
         def answer(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = (self.command, self.path, json.loads(raw) if raw else None)
@@ -221,34 +225,47 @@ def test_status_shows_disk_pulls_and_transfers(far_end: FarEnd) -> None:
     assert "no pulls, no transfers" in ask(far_end, "status").stdout
 
 
-class Pull:
-    """A pull that ends when progress has been asked for so often."""
+def progress(present: int, **more: Any) -> dict[str, Any]:
+    blob = {"name": "sub/model.gguf", "digest": DIGEST, "position": present, "size": 2048, "attempt": 1}
+    return {
+        "url": URL, "name": URL, "state": "downloading", "bytes_present": present, "size": 2048, "blobs_done": 1,
+        "blobs": 2, "arriving": [blob], "bytes_per_second": 512, "eta_seconds": 2.0,
+    } | more  # fmt: skip
 
-    def __init__(self, polls: int, answer: tuple[int, Any]) -> None:
-        self.polls = polls
+
+def events(*told: dict[str, Any], last: str = "complete") -> bytes:
+    lines = [f"event: progress\ndata: {json.dumps(each)}\n\n" for each in told]
+    return "".join([": still here\n\n", *lines, f"event: {last}\ndata: {{}}\n\n"]).encode()
+
+
+class Pull:
+    """A pull whose events are not there at once, break off once, and are then told to the end."""
+
+    def __init__(self, answer: tuple[int, Any], *told: dict[str, Any]) -> None:
         self.answer = answer
-        self.asked = 0
+        self.streams = [problem(404), (200, events(progress(10))[:-60]), (200, events(*told))]
         self.is_over = threading.Event()
 
     def __call__(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         if method == "POST":
             assert self.is_over.wait(SECONDS)
             return self.answer
-        self.asked += 1
-        if self.asked >= self.polls:
+        stream = self.streams.pop(0)
+        if not self.streams:
             self.is_over.set()
-        if self.asked == 1:
-            return problem(404)
-        return 206, content(state="downloading", present=2048 * self.asked // (self.polls + 1))
+        return stream
 
 
 def test_pull_in_a_log_tells_some_steps_and_the_result(far_end: FarEnd) -> None:
-    far_end.answers = Pull(3, (201, content() | {"cached": False}))
+    far_end.answers = Pull((201, content() | {"cached": False}), progress(1024), progress(1025), progress(2048))
     done = ask(far_end, "pull", "https://u:s3cret@example.com/model.gguf")
     assert done.returncode == 0
     begin, *steps = done.stderr.splitlines()
     assert begin == f"{URL}: pulling"
-    assert steps[0] == f"{URL}: downloading, 1.0 KiB of 2.0 KiB, 50 %"
+    assert steps == [
+        f"{URL}: downloading, 1.0 KiB of 2.0 KiB, 50 %, 512 B/s, 2 s left",
+        f"{URL}: downloading, 2.0 KiB of 2.0 KiB, 100 %, 512 B/s, 2 s left",
+    ]
     assert done.stdout.splitlines()[0] == URL
     for part in (f"digest  {DIGEST}", "size    2.0 KiB (2048 bytes)", f"path    /srv/blobs/sha256/{'ab' * 32}"):
         assert part in done.stdout
@@ -258,10 +275,11 @@ def test_pull_in_a_log_tells_some_steps_and_the_result(far_end: FarEnd) -> None:
 
 
 def test_pull_as_json_prints_an_object_a_line(far_end: FarEnd) -> None:
-    far_end.answers = Pull(2, (201, content() | {"cached": False}))
+    told = progress(1365, eta_seconds=None)
+    far_end.answers = Pull((201, content() | {"cached": False}), told)
     done = ask(far_end, "pull", "--json", URL)
-    progress, *_, last = [json.loads(line) for line in done.stdout.splitlines()]
-    assert progress == {"event": "progress", "url": URL, "state": "downloading", "bytes_present": 1365, "size": 2048}
+    *_, shown, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert shown == {"event": "progress", **told}
     assert last.pop("seconds") >= 0
     assert last == {"event": "complete", **content(), "cached": False}
     far_end.answers = lambda method, path, body: problem(404)
@@ -270,12 +288,14 @@ def test_pull_as_json_prints_an_object_a_line(far_end: FarEnd) -> None:
     assert json.loads(done.stdout) == {"event": "failed", "url": URL, "status": 404, "problem": problem(404)[1]}
 
 
-def test_pull_on_a_terminal_draws_a_bar(far_end: FarEnd) -> None:
-    far_end.answers = Pull(3, (201, content() | {"cached": True, "stale": True}))
+def test_pull_on_a_terminal_draws_a_bar_for_the_whole_and_for_each_blob(far_end: FarEnd) -> None:
+    far_end.answers = Pull(
+        (201, content() | {"cached": True, "stale": True}), progress(1024), progress(2048, arriving=[])
+    )
     with terminal("pull", URL, "--address", far_end.address) as (process, screen):
         shown = drained(screen)
         assert process.wait(SECONDS) == 0
-    assert "downloading" in shown
+    assert "  sub/model.gguf" in shown
     assert "━" in shown
     assert "was here, stale" in shown
 
@@ -287,12 +307,12 @@ def test_pull_interrupted_says_that_the_daemon_goes_on(far_end: FarEnd) -> None:
         if method == "POST":
             release.wait(SECONDS)
             return 201, content() | {"cached": False}
-        return 206, content(state="downloading", present=1024)
+        return 200, events(progress(1024))
 
     far_end.answers = answers
     with terminal("pull", URL, "--address", far_end.address) as (process, screen):
         shown = ""
-        while "downloading" not in shown:
+        while "sub/model.gguf" not in shown:
             shown += os.read(screen, 4096).decode()
         os.write(screen, b"\x03")
         shown += drained(screen)
@@ -391,8 +411,13 @@ def test_pull_of_several_goes_on_after_a_failure_and_tells_the_first(far_end: Fa
     assert [body["url"] for _, _, body in far_end.requests] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("answer", [(0, None), (200, b"<html>"), (200, b"\xff")], ids=["nothing", "html", "binary"])
-def test_answer_of_another_program_is_a_failure(far_end: FarEnd, answer: tuple[int, Any]) -> None:
+@pytest.mark.parametrize(
+    ("program", "answer"),
+    [("nekko", (0, None)), ("nekko", (200, b"<html>")), ("nekko", (200, b"\xff")), ("nginx", (200, {"some": "JSON"}))],
+    ids=["nothing", "html", "binary", "another API"],
+)
+def test_answer_of_another_program_is_a_failure(far_end: FarEnd, program: str, answer: tuple[int, Any]) -> None:
+    far_end.program = program
     far_end.answers = lambda method, path, body: answer
     for arguments in (("ls",), ("pull", URL)):
         done = ask(far_end, *arguments)

@@ -14,6 +14,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
+
+from tests.servers import free_port
 
 SECONDS = 30
 BYTES = os.urandom(3 << 20)
@@ -23,8 +26,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "nekko", *arguments]
 
 
-def nekko(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=SECONDS, check=False)
+def nekko(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*map(str, arguments)), capture_output=True, text=True, timeout=SECONDS, check=False,
+        env=os.environ | environ,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -46,11 +54,11 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def daemon(folder: Path) -> Iterator[str]:
-    """Run a daemon on `folder / "cache"` for the length of the block; give its address."""
+def daemon(folder: Path, *options: str, **environ: str) -> Iterator[str]:
+    """Run a daemon on `folder / "cache"` for the length of the block; give the address of its socket."""
     socket = folder / "nekko.sock"
-    arguments = command("serve", "--cache-dir", str(folder / "cache"), "--address", str(socket))
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
+    arguments = command("serve", "--cache-dir", str(folder / "cache"), "--address", str(socket), *options)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, env=os.environ | environ) as process:
         assert process.stderr is not None
         try:
             while b" serves " not in (line := process.stderr.readline()):
@@ -114,3 +122,59 @@ def test_fsck_of_no_cache_is_wrong_usage(tmp_path: Path) -> None:
     arguments = ("--address", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "none"))
     assert nekko("fsck", *arguments).returncode == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_daemon_of_another_machine_wants_tls_and_a_token(url: str, tmp_path: Path) -> None:
+    authority, other = trustme.CA(), trustme.CA()
+    for name, issued in (("ca", authority), ("other", other)):
+        issued.cert_pem.write_to_path(str(tmp_path / f"{name}.pem"))
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    (tmp_path / "token").write_text("s3cret\n")
+    port = free_port()
+    tls = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    with daemon(tmp_path, "--address", f"0.0.0.0:{port}", *tls, NEKKO_TOKENS="s3cret,another"):
+        remote = ("--address", f"https://localhost:{port}", "--ca", tmp_path / "ca.pem")
+        assert nekko("ls", *remote).returncode == 0
+        refused = nekko("pull", url, *remote)
+        assert (refused.returncode, "token" in refused.stderr) == (6, True)
+        wrong = nekko("pull", url, *remote, NEKKO_TOKEN="wr0ng")
+        assert wrong.returncode == 6
+        assert "wr0ng" not in wrong.stderr
+        assert nekko("pull", url, *remote, "--token-file", tmp_path / "token").returncode == 0
+        assert nekko("rm", url, *remote, NEKKO_TOKEN="another").returncode == 0
+        stranger = nekko("ls", "--address", f"https://localhost:{port}", "--ca", tmp_path / "other.pem")
+        assert (stranger.returncode, stranger.stderr.count("\n")) == (1, 1)
+        assert "TLS: unable to get local issuer certificate" in stranger.stderr
+        named = nekko("ls", "--address", f"https://127.0.0.1:{port}", "--ca", tmp_path / "ca.pem")
+        assert "IP address mismatch" in named.stderr
+        plain = nekko("ls", "--address", f"http://localhost:{port}")
+        assert plain.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--address", "localhost:1", "--ca", "x"), "need --address https"),
+        (("--address", "https://localhost:1", "--ca", "/no/file"), "No such file"),
+        (("--address", "https://localhost:1", "--cert", "x"), "go together"),
+        (("--address", "ftp://localhost:1"), "not an address"),
+        (("--token-file", "/no/file"), "No such file"),
+        (("--token-file", "/dev/null"), "empty"),
+    ],
+)
+def test_wrong_options_of_a_client_are_wrong_usage(options: tuple[str, ...], reason: str) -> None:
+    done = nekko("ls", *options)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+def test_status_is_watched_until_it_is_interrupted(address: str) -> None:
+    watching = command("status", "--watch", "--json", "--address", address)
+    with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert json.loads(process.stdout.readline())["pulls"] == []
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0
