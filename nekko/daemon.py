@@ -10,23 +10,23 @@ import trio
 
 from nekko import __version__
 from nekko.api import app
+from nekko.api.access import Access
 from nekko.config.settings import Settings
 from nekko.config.sources import Effective
 from nekko.errors import NekkoError
+from nekko.log import start_log
 from nekko.metrics import Counters
+from nekko.reload import Reload, keep_current
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
-from nekko.server.tls import server_context
+from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 from nekko.upstream.resolve import Upstreams
 
 log = logging.getLogger(__name__)
-
-TRACE = 5
-_LEVELS = (logging.INFO, logging.DEBUG, TRACE)
 
 
 def run(effective: Effective) -> int:
@@ -35,32 +35,21 @@ def run(effective: Effective) -> int:
     What makes a start impossible (a setting, the cache directory, an address) is one line on stderr and code 2.
     """
     settings = effective.settings
-    start_log(settings.verbose)
+    start_log(settings.verbose, settings.log_format)
     refusal: NekkoError | None = None
     try:
         trio.run(partial(_main, settings, has_default_address=effective.origin["address"] == "default"))
     except* NekkoError as group:
         refusal = _first(group)
     if refusal is not None:
-        sys.stderr.write(f"nekko: {refusal}\n")
+        sys.stderr.write(f"Error: {refusal}\n")
         return 2
     return 0
 
 
-def start_log(verbose: int) -> None:
-    """Log to stderr, where systemd's journal and a terminal expect it; the journal adds the time itself."""
-    is_journal = "JOURNAL_STREAM" in os.environ
-    prefix = "" if is_journal else "%(asctime)s "
-    logging.addLevelName(TRACE, "TRACE")
-    logging.basicConfig(level=_LEVELS[verbose], format=f"{prefix}%(levelname)s %(name)s: %(message)s")
-    if verbose < len(_LEVELS) - 1:  # the libraries' own lines, only at the last level
-        for library in ("httpcore", "httpx", "hypercorn", "quart"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-
-
 async def _main(settings: Settings, *, has_default_address: bool) -> None:
     notifier = Notifier(os.environ)
-    tls = server_context(settings)
+    tls, access = server_tls(settings), Access(settings)
     # The store first: a second daemon on the same directory must not take the first one's socket away.
     async with (
         open_store(settings.cache_dir, min_free_bytes=settings.min_free_space_bytes) as store,
@@ -71,20 +60,31 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
             async with trio.open_nursery() as nursery:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
-                application = app.build(store, transfers, pulls, Counters(), settings)
+                application = app.build(store, transfers, pulls, Counters(), settings, access)
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
+                nursery.start_soon(keep_current, _reloads(settings, tls, access))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await pulls.resume()
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
-                _announce(listeners, settings, notifier)
+                _announce(listeners, settings, access, notifier)
                 await ended.wait()
                 # Running transfers end here; their ingests and journal rows are what the next start goes on from.
                 nursery.cancel_scope.cancel()
         finally:
             close_all(listeners)
     log.info("stopped")
+
+
+def _reloads(settings: Settings, tls: ServerTls | None, access: Access) -> list[Reload]:
+    """Give what is taken anew when its files change."""
+    reloads = []
+    if tls is not None:
+        reloads.append(Reload("tlsCert, tlsKey or tlsClientCa", tls.files, tls.load))
+    if settings.tokens_file is not None:
+        reloads.append(Reload("tokensFile", [settings.tokens_file], access.load))
+    return reloads
 
 
 async def _serve_until(
@@ -111,11 +111,11 @@ async def _stop_on_signal(stop: trio.Event, notifier: Notifier, everything: trio
             stop.set()
 
 
-def _announce(listeners: list[Listener], settings: Settings, notifier: Notifier) -> None:
+def _announce(listeners: list[Listener], settings: Settings, access: Access, notifier: Notifier) -> None:
     names = ", ".join(listener.name for listener in listeners)
     log.info("nekko %s serves %s from %s", __version__, names, settings.cache_dir)
     remote = [listener.name for listener in listeners if not listener.is_local]
-    if remote and not settings.tokens:
+    if remote and not access.has_tokens and settings.tls_client_ca is None:
         log.warning(
             "%s: reachable from elsewhere, and no tokens are configured: there, nothing can be changed",
             ", ".join(remote),

@@ -1,34 +1,79 @@
-"""Who may do what: the access rules of changing routes, and what a log may hold of a request."""
+"""Who may do what: the access rules of changing routes."""
 
 import hmac
+import stat
+from pathlib import Path
 from typing import Any
 
 from nekko.api.peer import peer_of
 from nekko.config.settings import Settings
-from nekko.errors import AccessDeniedError
+from nekko.errors import AccessDeniedError, ConfigInvalidError
 
 
-def may_change(scope: Any, settings: Settings) -> None:
-    """Permit a request that changes or deletes, or refuse it.
+class Access:
+    """Decides who may change and delete."""
 
-    On Unix sockets and loopback listeners everybody may; elsewhere a token or a verified client certificate is needed.
-    A request with an Origin comes from a web page, which has no business here: any page open in a browser on this
-    node could send one.
+    def __init__(self, settings: Settings) -> None:
+        """Take the configured tokens.
 
-    Raises:
-        AccessDeniedError: The message says what would be needed.
-    """
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    if "origin" in headers:
-        raise AccessDeniedError("requests of web pages (with an Origin header) may not change anything")
-    peer = peer_of(scope)
-    if peer.is_local or peer.subject is not None:
-        return
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and any(hmac.compare_digest(token.encode(), t.encode()) for t in settings.tokens):
-        return
-    if not settings.tokens:
-        raise AccessDeniedError(
-            f"{peer.listener} is neither loopback nor a Unix socket: to change anything by it, configure `tokens`"
-        )
-    raise AccessDeniedError("a Bearer token is needed to change anything by this listener")
+        Raises:
+            ConfigInvalidError: `tokensFile` cannot be used.
+        """
+        self._settings = settings
+        self._tokens: tuple[bytes, ...] = ()
+        self.load()
+
+    @property
+    def has_tokens(self) -> bool:
+        return bool(self._tokens)
+
+    def load(self) -> None:
+        """Take the tokens anew from the settings and their file.
+
+        Raises:
+            ConfigInvalidError: The file cannot be used; the tokens in force stay.
+        """
+        file = self._settings.tokens_file
+        read = () if file is None else _read_tokens(file)
+        self._tokens = tuple(token.encode() for token in (*self._settings.tokens, *read))
+
+    def may_change(self, scope: Any) -> None:
+        """Permit a request that changes or deletes, or refuse it.
+
+        On Unix sockets and loopback listeners everybody may; elsewhere a token or a verified client certificate is
+        needed. A request with an Origin comes from a web page, which has no business here: any page open in a browser
+        on this node could send one.
+
+        Raises:
+            AccessDeniedError: The message says what would be needed.
+        """
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if "origin" in headers:
+            raise AccessDeniedError("requests of web pages (with an Origin header) may not change anything")
+        peer = peer_of(scope)
+        if peer.is_local or peer.subject is not None:
+            return
+        if not self._tokens:
+            raise AccessDeniedError(
+                f"{peer.listener} is neither loopback nor a Unix socket: to change anything by it, configure `tokens`"
+            )
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise AccessDeniedError("a Bearer token is needed to change anything by this listener")
+        if not any(hmac.compare_digest(token.encode(), known) for known in self._tokens):
+            raise AccessDeniedError("the Bearer token is not one of those that may change anything here")
+
+
+def _read_tokens(file: Path) -> tuple[str, ...]:
+    try:
+        with file.open(encoding="ascii") as opened:
+            if stat.S_IMODE(file.stat().st_mode) & stat.S_IROTH:
+                raise ConfigInvalidError(f"tokensFile {file}: everybody may read it; chmod o-r {file}")
+            lines = [line.strip() for line in opened]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a token is made of ASCII characters"
+        raise ConfigInvalidError(f"tokensFile {file}: {reason}") from error
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if any(not token.isprintable() or " " in token for token in tokens):
+        raise ConfigInvalidError(f"tokensFile {file}: one token a line, without blanks")
+    return tokens

@@ -4,15 +4,17 @@ import logging
 import time
 from typing import Any
 
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
 from nekko.api import content, status
+from nekko.api.access import Access
 from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.peer import peer_of
 from nekko.api.responses import error_response, problem, problem_response
+from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
@@ -22,6 +24,10 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 
 log = logging.getLogger(__name__)
+
+_DOOR_BY_FIRST_PART = {"content": "content", "metrics": "admin", "admin": "admin", "health": "health", "": "front"}
+
+_DOOR_BY_FIRST_PART = {"content": "content", "metrics": "admin", "admin": "admin", "health": "health", "": "front"}
 
 
 class Base64Converter(BaseConverter):
@@ -48,31 +54,42 @@ class Application:
             answered = message.get("status", answered)
             await send(message)
 
-        is_blob = PATH.fullmatch(scope["path"]) is not None
+        door, peer = _door_of(scope["path"]), peer_of(scope)
         try:
+            # Quart has no route for a hash, so it refuses one where there is no such door.
+            is_blob = door == "files" and door in peer.doors
             await (self._blobs if is_blob else self._quart)(scope, receive, watched)
         finally:
             seconds = time.monotonic() - started
-            door = "files" if is_blob else scope["path"].split("/")[1] or "front"
-            door = door if door in ("files", "content", "health", "metrics", "admin", "front") else "other"
             self._counters.latency.labels(door, str(answered)).observe(seconds)
             if log.isEnabledFor(logging.INFO):
                 # The path only: it is base64 or a hash. Queries and headers may hold secrets, URLs do as well.
-                peer, path = peer_of(scope), scope["path"][:200].encode("unicode_escape").decode()
+                path = _redacted(scope["path"][:200].encode("unicode_escape").decode())
+                fields = {"peer": peer.address, "method": scope["method"], "path": path, "status": answered,
+                          "seconds": round(seconds, 3)}  # fmt: skip
                 log.info(
-                    "%s %s %s %s %.3fs", peer.address, scope["method"], _redacted(path), answered or "cut", seconds
-                )
+                    "%s %s %s %s %.3fs", peer.address, scope["method"], path, answered or "cut", seconds,
+                    extra={"fields": fields},
+                )  # fmt: skip
 
 
-def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters, settings: Settings) -> Application:
+def build(
+    store: Store, transfers: Transfers, pulls: Pulls, counters: Counters, settings: Settings, access: Access
+) -> Application:
     """Make the application with all its doors."""
     quart = QuartTrio("nekko", static_folder=None)
     quart.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
     quart.url_map.converters["base64"] = Base64Converter
     quart.url_map.merge_slashes = False
     quart.url_map.strict_slashes = True
-    quart.register_blueprint(content.build(store, pulls, settings, counters))
+    quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(status.build(store, transfers, pulls, counters))
+
+    @quart.before_request
+    async def check_door() -> None:
+        door = _door_of(request.path)
+        if door in DOORS and door not in peer_of(request.scope).doors:
+            raise NotFound(f"this listener has no door {door!r}")
 
     @quart.errorhandler(NekkoError)
     async def told(error: NekkoError) -> Response:
@@ -93,6 +110,13 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters, 
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 
     return Application(BlobDoor(store.blobs, transfers, counters), quart, counters)
+
+
+def _door_of(path: str) -> str:
+    """Give the door that a path belongs to; `health`, `front` and `other` are at every listener."""
+    if PATH.fullmatch(path) is not None:
+        return "files"
+    return _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")
 
 
 def _redacted(path: str) -> str:

@@ -14,7 +14,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from nekko.api import events
-from nekko.api.access import may_change
+from nekko.api.access import Access
 from nekko.api.responses import json_response, problem
 from nekko.config.settings import Settings
 from nekko.errors import BodyTooLargeError, ContentUnknownError, InvalidError, RequestInvalidError
@@ -43,7 +43,7 @@ _FIELDS: Mapping[str, type] = {
 }
 
 
-def build(store: Store, pulls: Pulls, settings: Settings, counters: Counters) -> Blueprint:
+def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counters: Counters) -> Blueprint:
     """Make the routes below `/content`."""
     door = Blueprint("content", __name__)
 
@@ -64,7 +64,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, counters: Counters) ->
     @door.post("/content")
     @door.post("/content/")
     async def pull_content() -> Response:
-        may_change(request.scope, settings)
+        access.may_change(request.scope)
         wish = _wish(await _json_body(settings), settings)
         held = await pulls.answer_held(wish)
         (counters.misses if held is None else counters.hits)["content"] += 1
@@ -100,7 +100,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, counters: Counters) ->
 
     @door.delete("/content/<base64:_>")
     async def remove_content(_: str) -> Response:
-        may_change(request.scope, settings)
+        access.may_change(request.scope)
         await pulls.remove(_name_of(store, _url_in_path()))
         return Response(b"", status=204)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from nekko.config.doors import DOORS
+
 STATE_KEY = "nekko.peer"
 SENDFILE_KEY = "nekko.sendfile"
 """A coroutine function `(descriptor, offset, count)` that sends part of a file as body, where the connection can."""
@@ -13,12 +15,13 @@ class Peer:
     """One connection's far end, and the listener it came through.
 
     `is_local` is a property of the *listener*: a Unix socket, or TCP bound to a loopback address. The access rules
-    hang on it. `subject` is the common name of a verified client certificate.
+    hang on it, and `doors` are those that it has. `subject` is the common name of a verified client certificate.
     """
 
     listener: str
     address: str
     is_local: bool
+    doors: frozenset[str] = frozenset(DOORS)
     uid: int | None = None
     pid: int | None = None
     subject: str | None = None

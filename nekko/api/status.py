@@ -4,24 +4,19 @@ import os
 import time
 from dataclasses import asdict
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from nekko import __version__
+from nekko.api.peer import peer_of
 from nekko.api.responses import json_response
+from nekko.config.doors import DOORS
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 
-FRONT_PAGE = f"""\
-nekko {__version__}: the storage daemon of this node
-
-/content/            pull a URL, list; /content/<base64 of the URL> shows and removes
-/<sha256>            a file by its hash
-/health              /health/live: the process turns; /health/ready: the cache can be used
-/metrics             Prometheus
-/admin/status        transfers, pulls, disk
-"""
+FRONT = f"nekko {__version__}: the storage daemon of this node\n"
+HEALTH = "/health              /health/live: the process turns; /health/ready: the cache can be used"
 
 
 def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) -> Blueprint:
@@ -31,7 +26,8 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
 
     @door.get("/")
     async def front_page() -> Response:
-        return Response(FRONT_PAGE, content_type="text/plain; charset=utf-8")
+        lines = [line for door, line in DOORS.items() if door in peer_of(request.scope).doors]
+        return Response("\n".join([FRONT, *lines, HEALTH, ""]), content_type="text/plain; charset=utf-8")
 
     @door.get("/health/live")
     async def live() -> Response:

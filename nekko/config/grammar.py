@@ -7,11 +7,13 @@ a YAML file too, `0660` stays an octal mode and `no` stays a word.
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nekko.config.address import parse_address
+from nekko.config.doors import parse_listen
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
 from nekko.oci.platform import PlatformSelection
 
@@ -132,11 +134,21 @@ def network(value: str) -> str:
     return value
 
 
-def scheme(value: str) -> str:
-    """Read https or http."""
-    if value not in ("https", "http"):
-        raise ConfigInvalidError(f"{value[:200]!r} is neither https nor http")
+def listen(value: str) -> str:
+    """Give the text of an address with its doors, checked."""
+    parse_listen(value)
     return value
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make the reader of a value that is one of some words."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            raise ConfigInvalidError(f"{value[:200]!r} is neither {' nor '.join(words)}")
+        return value
+
+    return read
 
 
 def endpoint(value: str) -> str:

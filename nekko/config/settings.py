@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from nekko.config import grammar
+from nekko.config.doors import DOORS, parse_door
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -32,15 +33,17 @@ def setting(
     old_env: str | None = None,
     short_flag: str | None = None,
     read: Callable[[str], Any] | None = None,
+    separator: str = ",",
     is_secret: bool = False,
 ) -> Any:
     """Declare one setting.
 
-    `read` turns its text (of a list: one item's) into its value, where the type alone does not say how. A secret is
-    redacted wherever it is shown.
+    `read` turns its text (of a list: one item's) into its value, where the type alone does not say how; `separator`,
+    a regular expression, parts the items of a list that is written as one text. A secret is redacted wherever it is
+    shown.
     """
     metadata = {"help": help, "key": key, "env": env, "old_env": old_env, "short_flag": short_flag, "read": read,
-                "is_secret": is_secret}  # fmt: skip
+                "separator": separator, "is_secret": is_secret}  # fmt: skip
     if isinstance(default, dict):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,7 +54,7 @@ class Host:
     """How to talk to one upstream host (`hosts:` in the file, by `host` or `host:port`)."""
 
     scheme: Literal["https", "http"] | None = setting(
-        None, "http or https; without it https, and http for loopback", read=grammar.scheme
+        None, "http or https; without it https, and http for loopback", read=grammar.one_of("https", "http")
     )
     ca: Path | None = setting(None, "PEM file of the authorities to trust for this host, instead of the system's")
     cert: Path | None = setting(None, "PEM file of a client certificate")
@@ -80,18 +83,39 @@ class Settings:
         env="VERBOSE", old_env="STORAGE_MANAGER_VERBOSE", short_flag="-v", read=grammar.log_level,
     )  # fmt: skip
 
+    log_format: Literal["text", "json"] = setting(
+        "text", "text for people, or json: one object a line", read=grammar.one_of("text", "json")
+    )
+
     # --- the server
+    doors: tuple[str, ...] = setting(
+        tuple(DOORS), "the parts of the API that this process serves", read=parse_door
+    )  # fmt: skip
+    listen: tuple[str, ...] = setting(
+        (), "an address with some of the doors only, such as :9090=admin or 0.0.0.0:80=content,files; repeatable",
+        read=grammar.listen, separator=r",(?=[^,=]*=)",
+    )  # fmt: skip
     socket_mode: str = setting("0660", "mode of a Unix socket, octal", read=grammar.octal_mode)
     socket_group: str | None = setting(None, "group that owns a Unix socket")
-    tls_cert: Path | None = setting(None, "PEM certificate chain: TCP listeners speak TLS")
+    tls_cert: Path | None = setting(
+        None,
+        "PEM certificate chain: TCP listeners speak TLS. It, tlsKey and tlsClientCa may change at any time",
+    )
     tls_key: Path | None = setting(None, "PEM private key of tlsCert")
     tls_client_ca: Path | None = setting(
         None, "PEM file of authorities; a client with a certificate of theirs may change and delete, as with a token"
     )
+    tls_client_auth: Literal["optional", "require"] = setting(
+        "optional", "whether every client must show a certificate of tlsClientCa",
+        read=grammar.one_of("optional", "require"),
+    )  # fmt: skip
     tokens: tuple[str, ...] = setting(
         (), "Bearer tokens that may change and delete on listeners that are neither loopback nor a Unix socket",
         is_secret=True,
     )  # fmt: skip
+    tokens_file: Path | None = setting(
+        None, "file of further tokens, one a line, not readable by everybody; taken anew when it changes"
+    )
     graceful_stop_seconds: float = setting(10.0, "how long running answers may go on after SIGTERM")
     send_timeout_seconds: float = setting(60.0, "a client that accepts no byte for this long is dropped")
     max_request_body_bytes: int = setting(
@@ -202,6 +226,11 @@ class Declaration:
         """The grammar of its text, where the type alone does not say it."""
         reader: Callable[[str], Any] | None = self.field.metadata["read"]
         return reader
+
+    @property
+    def separator(self) -> str:
+        """What parts the items of a list, as a regular expression."""
+        return str(self.field.metadata["separator"])
 
     @property
     def is_secret(self) -> bool:

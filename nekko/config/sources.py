@@ -5,6 +5,7 @@ grammar of each setting. Every refusal is one line: `key (origin): reason`.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def _reader(declaration: Declaration, converter: Converter) -> Callable[[Any, An
     if declaration.is_table:
         return _hosts
     if declaration.is_list:
-        return _list_of(declaration.read or grammar.text)
+        return _list_of(declaration.read or grammar.text, declaration.separator)
     if declaration.read:
         return _one(declaration.read)
     return converter.get_structure_hook(declaration.field.type)
@@ -186,9 +187,9 @@ def _one(reader: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return read_one
 
 
-def _list_of(reader: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+def _list_of(reader: Callable[[str], Any], separator: str) -> Callable[[Any, Any], Any]:
     def read_list(value: Any, _: Any) -> tuple[Any, ...]:
-        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        items = [item.strip() for item in re.split(separator, value)] if isinstance(value, str) else value
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ConfigInvalidError("takes a list of values")
         return tuple(reader(grammar.text(item)) for item in items)

@@ -67,7 +67,7 @@ class Connection:
         if listener.tls is None:
             self._state[SENDFILE_KEY] = self.send_file
         else:
-            self._stream = trio.SSLStream(self._plain, listener.tls, server_side=True, https_compatible=True)
+            self._stream = trio.SSLStream(self._plain, listener.tls.context, server_side=True, https_compatible=True)
         self.name = f"{peer.address} by {peer.listener}"
         """For the log."""
         self._sending = trio.Lock()
@@ -200,10 +200,10 @@ def _peer(sock: trio.socket.SocketType, listener: Listener) -> Peer:
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, uid, _ = struct.unpack("3i", credentials)
-        return Peer(listener.name, f"pid {pid} uid {uid}", listener.is_local, uid=uid, pid=pid)
+        return Peer(listener.name, f"pid {pid} uid {uid}", listener.is_local, listener.doors, uid=uid, pid=pid)
     host, port = sock.getpeername()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Peer(listener.name, address, listener.is_local)
+    return Peer(listener.name, address, listener.is_local, listener.doors)
 
 
 def _subject(certificate: dict[str, Any] | None) -> str | None:

@@ -5,7 +5,6 @@ import grp
 import ipaddress
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterable, MutableMapping
 from contextlib import ExitStack
@@ -16,9 +15,11 @@ from typing import Any
 import trio
 
 from nekko.config.address import Address, TcpAddress, UnixAddress, parse_address
+from nekko.config.doors import DOORS, Listen, parse_listen
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.systemd import inherited_sockets
+from nekko.server.tls import ServerTls
 
 BACKLOG = 4096
 """What systemd uses for its own listening sockets; the kernel cuts it to net.core.somaxconn."""
@@ -59,7 +60,8 @@ class Listener:
     name: str
     sockets: list[trio.SocketListener]
     is_local: bool
-    tls: ssl.SSLContext | None = None
+    tls: ServerTls | None = None
+    doors: frozenset[str] = frozenset(DOORS)
     file: SocketFile | None = None
     """None where there is none, or where it is not ours to remove."""
 
@@ -77,29 +79,41 @@ class Listener:
 
 
 def open_listeners(
-    settings: Settings, environ: MutableMapping[str, str], *, has_default_address: bool, tls: ssl.SSLContext | None
+    settings: Settings, environ: MutableMapping[str, str], *, has_default_address: bool, tls: ServerTls | None
 ) -> list[Listener]:
     """Open every configured address, and take over the sockets that systemd passed.
 
     Args:
         environ: Where systemd's variables are; they are removed from it.
-        has_default_address: The address was not configured; inherited sockets then replace it, else they join it.
+        has_default_address: The address was not configured; inherited sockets and `listen` then replace it, else they
+            join it.
         tls: The context for TCP; Unix sockets stay plain.
 
     Raises:
         ConfigInvalidError: An address is malformed, a socket's group is unknown, or an inherited socket cannot be used.
         HostError: It cannot be listened on; the message names it and the cause.
     """
-    inherited = inherited_sockets(environ)
+    inherited, served = inherited_sockets(environ), frozenset(settings.doors)
     with ExitStack() as undo:
-        for sock in inherited:
+        for sock, _ in inherited:
             undo.callback(sock.close)
-        listeners = [_inherited(sock, tls) for sock in inherited]
-        for text in () if inherited and has_default_address else settings.address:
-            listeners.append(_open(parse_address(text), settings, tls))
+        listeners = [_inherited(sock, tls, _doors_named(name, settings)) for sock, name in inherited]
+        is_replaced = has_default_address and (inherited or settings.listen)
+        configured = [Listen(parse_address(text), served) for text in (() if is_replaced else settings.address)]
+        for listen in (*configured, *map(parse_listen, settings.listen)):
+            if absent := listen.doors - served:
+                raise ConfigInvalidError(f"listen: {listen.address}: `doors` leaves out {', '.join(sorted(absent))}")
+            listeners.append(_open(listen.address, settings, tls))
+            listeners[-1].doors = listen.doors
             undo.callback(listeners[-1].close)
         undo.pop_all()
     return listeners
+
+
+def _doors_named(name: str, settings: Settings) -> frozenset[str]:
+    """Give the doors of an inherited socket: those that its FileDescriptorName lists, else all of the process."""
+    named = frozenset(name.split(","))
+    return min(named, frozenset(settings.doors))
 
 
 def close_all(listeners: Iterable[Listener]) -> None:
@@ -108,14 +122,14 @@ def close_all(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
-def _open(address: Address, settings: Settings, tls: ssl.SSLContext | None) -> Listener:
+def _open(address: Address, settings: Settings, tls: ServerTls | None) -> Listener:
     try:
         return _open_unix(address, settings) if isinstance(address, UnixAddress) else _open_tcp(address, tls)
     except OSError as error:
         raise HostError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
-def _open_tcp(address: TcpAddress, tls: ssl.SSLContext | None) -> Listener:
+def _open_tcp(address: TcpAddress, tls: ServerTls | None) -> Listener:
     """Bind every address that the host stands for and this machine has, all to the same port."""
     sockets: list[socket.socket] = []
     port = address.port
@@ -205,20 +219,20 @@ def _remove_stale(address: UnixAddress) -> None:
     raise HostError(f"cannot listen on {address}: another process is listening there")
 
 
-def _inherited(sock: socket.socket, tls: ssl.SSLContext | None) -> Listener:
+def _inherited(sock: socket.socket, tls: ServerTls | None, doors: frozenset[str]) -> Listener:
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ConfigInvalidError("an inherited socket does not listen: a socket unit needs ListenStream= and Accept=no")
     if sock.family == socket.AF_UNIX:
         path = sock.getsockname()
         name = "@" + path[1:].decode("utf-8", "replace") if isinstance(path, bytes) else path
-        return Listener(f"unix:{name}", [_listening(sock)], is_local=True)
+        return Listener(f"unix:{name}", [_listening(sock)], is_local=True, doors=doors)
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise ConfigInvalidError("an inherited socket is neither TCP nor Unix")
     bound = TcpAddress(*sock.getsockname()[:2])
-    return Listener(_name(bound, tls), [_listening(sock)], _is_loopback(sock), tls)
+    return Listener(_name(bound, tls), [_listening(sock)], _is_loopback(sock), tls, doors)
 
 
-def _name(address: TcpAddress, tls: ssl.SSLContext | None) -> str:
+def _name(address: TcpAddress, tls: ServerTls | None) -> str:
     return f"{'https' if tls else 'http'}://{address}"
 
 

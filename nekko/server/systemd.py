@@ -18,22 +18,25 @@ log = logging.getLogger(__name__)
 FIRST_DESCRIPTOR = 3
 
 
-def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Take over the sockets that were passed to this process, none if none were. Children do not inherit them.
+def inherited_sockets(environ: MutableMapping[str, str]) -> list[tuple[socket.socket, str]]:
+    """Take over the sockets that were passed to this process, each with its name, none if none were.
+
+    A name is the FileDescriptorName of its unit, empty where none was told. Children do not inherit the sockets.
 
     Raises:
         ConfigInvalidError: What was passed is not sockets.
     """
     is_for_us = environ.pop("LISTEN_PID", "") == str(os.getpid())
     count = environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if not is_for_us:
         return []
     sockets = []
     try:
         for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
             os.set_inheritable(descriptor, False)
-            sockets.append(socket.socket(fileno=descriptor))
+            name = names.pop(0) if names else ""
+            sockets.append((socket.socket(fileno=descriptor), name))
     except (OSError, ValueError) as error:
         raise ConfigInvalidError(f"LISTEN_FDS={count}: the sockets cannot be taken over: {error}") from error
     return sockets

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from nekko.api import app
+from nekko.api.access import Access
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.server.listeners import open_listeners
@@ -45,10 +46,11 @@ def encoded(url: str) -> str:
 
 
 @asynccontextmanager
-async def serve_node(node: Node, address: str = "127.0.0.1:0") -> AsyncIterator[Served]:
-    settings = replace(node.settings, address=(address,), graceful_stop_seconds=0.5)
+async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
+    quick: dict[str, Any] = {"address": ("127.0.0.1:0",), "graceful_stop_seconds": 0.5}
+    settings = replace(node.settings, **quick | changes)
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
-    application = app.build(node.store, node.transfers, node.pulls, Counters(), settings)
+    application = app.build(node.store, node.transfers, node.pulls, Counters(), settings, Access(settings))
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -292,13 +294,13 @@ async def test_web_pages_may_not_change_anything(served: Served, far: FarEnd) ->
 
 async def test_remote_listener_needs_a_token_to_change(node: Node, far: FarEnd) -> None:
     url = far.on("/f", whole(FILE))
-    async with serve_node(node, ":0") as served:
+    async with serve_node(node, address=(":0",)) as served:
         refused = await served.post({"url": url})
         assert refused.status_code == 403
         assert "tokens" in refused.json()["detail"]
         assert (await served.client.get("/content/")).status_code == 200
     node.settings = replace(node.settings, tokens=("t0ken",))
-    async with serve_node(node, ":0") as served:
+    async with serve_node(node, address=(":0",)) as served:
         assert (await served.post({"url": url}, Authorization="Bearer wrong")).status_code == 403
         assert (await served.post({"url": url}, Authorization="Bearer t0ken")).status_code == 201
         assert (await served.client.delete(f"/content/{encoded(url)}")).status_code == 403

@@ -2,8 +2,8 @@
 
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -35,10 +35,11 @@ async def events(served: Served, url: str) -> AsyncIterator[AsyncIterator[Event]
     async with served.client.stream("GET", f"/content/{encoded(url)}", headers=headers) as response:
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-        yield _parsed(response)
+        async with aclosing(_parsed(response)) as stream:
+            yield stream
 
 
-async def _parsed(response: httpx.Response) -> AsyncIterator[Event]:
+async def _parsed(response: httpx.Response) -> AsyncGenerator[Event, None]:
     name = ""
     async for line in response.aiter_lines():
         key, _, value = line.partition(": ")

@@ -11,7 +11,8 @@ from nekko.errors import ConfigInvalidError
 
 READERS = [
     grammar.text, grammar.number, grammar.count, grammar.log_level, grammar.seconds, grammar.size, grammar.switch,
-    grammar.path, grammar.address, grammar.octal_mode, grammar.platforms, grammar.network, grammar.host, grammar.scheme,
+    grammar.path, grammar.address, grammar.octal_mode, grammar.platforms, grammar.network, grammar.host,
+    grammar.one_of("https", "http"), grammar.endpoint, grammar.listen,
     grammar.host_pattern,
 ]  # fmt: skip
 

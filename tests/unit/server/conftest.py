@@ -1,6 +1,5 @@
 """A running server for each test that asks for one."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
+from nekko.server.tls import ServerTls
 from tests.unit.server.serving import QUICK, App, Server, Start
 
 
@@ -19,7 +19,7 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
     servers: list[Server] = []
 
     async def start(
-        app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ssl.SSLContext | None = None
+        app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ServerTls | None = None
     ) -> Server:
         listeners = open_listeners(settings, {}, has_default_address=False, tls=tls)
         server = Server(listeners, listeners[0].sockets[0].socket.getsockname(), stop=trio.Event(), ended=trio.Event())

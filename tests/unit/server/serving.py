@@ -1,7 +1,6 @@
 """Real servers on loopback and on Unix sockets, and a client that checks what it is answered by h11's rules."""
 
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import trio
 
 from nekko.config.settings import Settings
 from nekko.server.listeners import Listener
+from nekko.server.tls import ServerTls
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -157,5 +157,5 @@ class Server:
 
 class Start(Protocol):
     async def __call__(
-        self, app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ssl.SSLContext | None = None
+        self, app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ServerTls | None = None
     ) -> Server: ...

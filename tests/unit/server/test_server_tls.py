@@ -14,7 +14,7 @@ import trustme
 from nekko.api.peer import SENDFILE_KEY, Peer, peer_of
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError
-from nekko.server.tls import server_context
+from nekko.server.tls import server_tls
 from tests.unit.server.serving import PATIENT, Client, Receive, Scope, Send, Server, Start, hello, read_all, respond
 
 MIB = 1 << 20
@@ -51,7 +51,7 @@ async def connect(
 
 
 async def test_requests_are_answered_by_http_1_1_only(start: Start, settings: Settings, authority: trustme.CA) -> None:
-    server = await start(hello, settings, tls=server_context(settings))
+    server = await start(hello, settings, tls=server_tls(settings))
     assert server.listeners[0].name == f"https://127.0.0.1:{server.place[1]}"
     client = await connect(server, authority)
     assert client.stream.selected_alpn_protocol() == "http/1.1"
@@ -68,7 +68,7 @@ async def test_application_finds_no_sendfile_and_no_subject(
         scopes.append(scope)
         await respond(send)
 
-    server = await start(app, settings, tls=server_context(settings))
+    server = await start(app, settings, tls=server_tls(settings))
     client = await connect(server, authority)
     await client.ask()
     (scope,) = scopes
@@ -100,7 +100,7 @@ async def test_client_certificate_gives_the_subject_and_is_not_required(
     start: Start, mutual: Settings, authority: trustme.CA
 ) -> None:
     app = Subjects()
-    server = await start(app, mutual, tls=server_context(mutual))
+    server = await start(app, mutual, tls=server_tls(mutual))
     certificate = authority.issue_cert("node", common_name="deployer")
     for given in (certificate, None):
         client = await connect(server, authority, certificate=given)
@@ -112,7 +112,7 @@ async def test_client_certificate_of_a_stranger_is_refused(
     start: Start, mutual: Settings, authority: trustme.CA
 ) -> None:
     app = Subjects()
-    server = await start(app, mutual, tls=server_context(mutual))
+    server = await start(app, mutual, tls=server_tls(mutual))
     with pytest.raises((trio.BrokenResourceError, h11.RemoteProtocolError)):  # by an alert, or by the end
         client = await connect(server, authority, certificate=trustme.CA().issue_cert("x", common_name="deployer"))
         await client.ask()
@@ -125,7 +125,7 @@ async def test_large_answer_arrives_whole(start: Start, settings: Settings, auth
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, body)
 
-    server = await start(app, settings, tls=server_context(settings))
+    server = await start(app, settings, tls=server_tls(settings))
     client = await connect(server, authority)
     assert (await client.ask()).body == body
 
@@ -140,7 +140,7 @@ async def test_reader_that_stalls_is_dropped(start: Start, settings: Settings, a
             pass
         gone.set()
 
-    server = await start(app, replace(settings, send_timeout_seconds=0.1), tls=server_context(settings))
+    server = await start(app, replace(settings, send_timeout_seconds=0.1), tls=server_tls(settings))
     client = await connect(server, authority)
     await client.send_request()
     with trio.fail_after(30):
@@ -153,7 +153,7 @@ async def test_reader_that_stalls_is_dropped(start: Start, settings: Settings, a
 async def test_peer_without_tls_is_refused_and_harms_nobody(
     start: Start, settings: Settings, authority: trustme.CA, caplog: pytest.LogCaptureFixture, given: bytes
 ) -> None:
-    server = await start(hello, settings, tls=server_context(settings))
+    server = await start(hello, settings, tls=server_tls(settings))
     plain = await server.connect()
     await plain.stream.send_all(given)
     await plain.stream.send_eof()
@@ -167,14 +167,14 @@ async def test_peer_without_tls_is_refused_and_harms_nobody(
 async def test_handshake_that_is_not_completed_in_time_is_given_up(
     start: Start, settings: Settings, authority: trustme.CA
 ) -> None:
-    server = await start(hello, settings, idle_seconds=0.1, tls=server_context(settings))
+    server = await start(hello, settings, idle_seconds=0.1, tls=server_tls(settings))
     plain = await server.connect()
     with trio.fail_after(30):
         assert await plain.is_closed_by_server()
 
 
 async def test_handshake_does_not_hold_up_the_stop(start: Start, settings: Settings) -> None:
-    server = await start(hello, settings, tls=server_context(settings))
+    server = await start(hello, settings, tls=server_tls(settings))
     plain = await server.connect()
     await plain.stream.send_all(b"\x16\x03")
     await trio.testing.wait_all_tasks_blocked()
@@ -184,12 +184,12 @@ async def test_handshake_does_not_hold_up_the_stop(start: Start, settings: Setti
 
 
 async def test_unix_sockets_stay_plain(start: Start, settings: Settings, tmp_path: Path) -> None:
-    server = await start(hello, replace(settings, address=(f"unix:{tmp_path}/s",)), tls=server_context(settings))
+    server = await start(hello, replace(settings, address=(f"unix:{tmp_path}/s",)), tls=server_tls(settings))
     assert (await server.ask()).body == b"ok"
 
 
 def test_no_certificate_is_no_tls() -> None:
-    assert server_context(Settings()) is None
+    assert server_tls(Settings()) is None
 
 
 def encrypt(key: Path) -> None:
@@ -223,12 +223,12 @@ def test_authority_of_clients_that_cannot_be_used_is_refused(mutual: Settings, t
     assert mutual.tls_client_ca is not None
     mutual.tls_client_ca.write_text(text)
     with pytest.raises(ConfigInvalidError, match=f"^tlsClientCa {mutual.tls_client_ca}: {message}"):
-        server_context(mutual)
+        server_tls(mutual)
 
 
 def test_authority_of_clients_without_tls_is_refused(mutual: Settings) -> None:
     with pytest.raises(ConfigInvalidError, match=r"tlsClientCa .*: there is no TLS without tlsCert"):
-        server_context(replace(mutual, tls_cert=None, tls_key=None))
+        server_tls(replace(mutual, tls_cert=None, tls_key=None))
 
 
 @pytest.mark.parametrize(("name", "spoil", "message"), WRONG.values(), ids=WRONG)
@@ -237,4 +237,43 @@ def test_file_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
 ) -> None:
     spoil(tmp_path / name)
     with pytest.raises(ConfigInvalidError, match=message):
-        server_context(settings)
+        server_tls(settings)
+
+
+async def test_client_without_the_required_certificate_is_refused(
+    start: Start, settings: Settings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    required = replace(settings, tls_client_ca=tmp_path / "ca.pem", tls_client_auth="require")
+    server = await start(hello, required, tls=server_tls(required))
+    client = await connect(server, authority, certificate=authority.issue_cert(common_name="node"))
+    assert (await client.ask()).body == b"ok"
+    for certificate in (None, trustme.CA().issue_cert(common_name="stranger")):
+        with pytest.raises((trio.BrokenResourceError, h11.RemoteProtocolError, ssl.SSLError)):
+            # With TLS 1.3 a client hears of it when it reads.
+            await (await connect(server, authority, certificate=certificate)).ask()
+
+
+def test_required_certificate_needs_an_authority(settings: Settings) -> None:
+    with pytest.raises(ConfigInvalidError, match="tlsClientAuth require: tlsClientCa"):
+        server_tls(replace(settings, tls_client_auth="require"))
+
+
+async def test_new_certificate_is_for_new_connections_and_a_broken_one_is_not_taken(
+    start: Start, settings: Settings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    tls = server_tls(settings)
+    assert tls is not None
+    assert tls.files == [settings.tls_cert, settings.tls_key]
+    server = await start(hello, settings, tls=tls)
+    old = await connect(server, authority)
+    before = old.stream.getpeercert(binary_form=True)
+    new = authority.issue_cert("localhost")
+    new.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    with pytest.raises(ConfigInvalidError, match="tlsCert"):
+        tls.load()  # the key of another certificate
+    assert (await connect(server, authority)).stream.getpeercert(binary_form=True) == before
+    new.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    tls.load()
+    assert (await connect(server, authority)).stream.getpeercert(binary_form=True) != before
+    assert (await old.ask()).body == b"ok"

@@ -1,0 +1,45 @@
+"""Doors: the parts of the API, as a process or one of its listeners serves them. Health is told at every one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nekko.config.address import Address, parse_address
+from nekko.errors import ConfigInvalidError
+
+DOORS: Mapping[str, str] = {
+    "content": "/content/            pull a URL, list; /content/<base64 of the URL> shows and removes",
+    "files": "/<sha256>            a file by its hash",
+    "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk",
+}
+"""Every door, with its line of the front page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An address and the doors that it has."""
+
+    address: Address
+    doors: frozenset[str]
+
+
+def parse_door(text: str) -> str:
+    """Give the name of a door, checked.
+
+    Raises:
+        ConfigInvalidError: There is none of that name.
+    """
+    if text not in DOORS:
+        raise ConfigInvalidError(f"{text[:200]!r} is not a door: there are {', '.join(DOORS)}")
+    return text
+
+
+def parse_listen(text: str) -> Listen:
+    """Read `address=door,door`.
+
+    Raises:
+        ConfigInvalidError: Any other form; the message says what is wrong.
+    """
+    address, mark, doors = text.rpartition("=")
+    if not mark:
+        raise ConfigInvalidError(f"{text[:200]!r} names no doors: write address=door,door")
+    return Listen(parse_address(address), frozenset(parse_door(door.strip()) for door in doors.split(",")))
