@@ -13,7 +13,8 @@ from nekko.oci.platform import PlatformSelection
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store, open_store
-from nekko.transfer.pull import PullResult, Pulls, Wish
+from nekko.transfer.pull import Pulls
+from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.table import Transfers
 from nekko.upstream.base import Remote
 from nekko.upstream.client import HttpClient

@@ -26,7 +26,8 @@ from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.content import Content, Required
 from nekko.store.store import Store
-from nekko.transfer.pull import Pull, PullResult, Pulls, Wish
+from nekko.transfer.pull import Pulls
+from nekko.transfer.running import Pull, PullResult, Wish
 
 MAX_PAGE = 1000
 """Contents in one answer of the list: more would hold up the event loop."""

@@ -16,7 +16,7 @@ from quart import Response
 from nekko.api.responses import problem_of
 from nekko.errors import TransferAbandonedError
 from nekko.store.content import Content
-from nekko.transfer.pull import Pull, PullStatistics
+from nekko.transfer.running import Pull, PullStatistics
 
 MEDIA_TYPE = "text/event-stream"
 INTERVAL_SECONDS = 0.2

@@ -53,8 +53,10 @@ class Content:
     @property
     def counted(self) -> tuple[Required, ...]:
         """What its size is made of: the file where it is a wrapped one, else everything required."""
-        is_wrapped = self.root is not None and self.digest != self.root.digest
-        return tuple(item for item in self.required if item.digest == self.digest) if is_wrapped else self.required
+        if self.root is None or self.digest == self.root.digest:
+            return self.required
+        # Once, also where the file is a byte for byte copy of the wrapping's config.
+        return tuple(item for item in self.required if item.digest == self.digest)[:1]
 
     @property
     def size(self) -> int | None:

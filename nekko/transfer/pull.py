@@ -6,43 +6,33 @@ arriving row) and goes on after a restart unless it was given credentials, which
 
 import logging
 import sqlite3
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import trio
 
 from nekko.config.settings import Settings
 from nekko.errors import (
-    ManifestInvalidError,
     NekkoError,
     TransferAbandonedError,
-    UpstreamContentError,
     UpstreamDeniedError,
     UpstreamError,
     UpstreamNotFoundError,
 )
-from nekko.oci import manifest, mediatype
 from nekko.oci.artifact import validators_of
-from nekko.oci.descriptor import Descriptor
-from nekko.oci.digest import Digest
-from nekko.oci.graph import Walk
-from nekko.oci.mediatype import OCTET_STREAM
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
-from nekko.store.content import Blob, Content, Naming, Required
-from nekko.store.leases import Lease
+from nekko.store.content import Content, Naming
 from nekko.store.store import Store, digests_of
 from nekko.transfer.backoff import persist
-from nekko.transfer.table import Fetched, Transfer, Transfers, fault_of, retold
-from nekko.upstream.base import File, Files, Image, Known, Proof, Remote, Resolution, StoredFile, Unchanged, Validators
+from nekko.transfer.bring import Bringing, parse_manifest
+from nekko.transfer.running import Pull, PullResult, PullStatistics, Wish
+from nekko.transfer.table import Transfers, fault_of, retold
+from nekko.upstream.base import Files, Known, Resolution, Unchanged, Validators
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Resolver(Protocol):
@@ -51,104 +41,6 @@ class Resolver(Protocol):
     async def resolve(
         self, locator: Locator, *, credentials: Credentials | None = None, known: Known | None = None
     ) -> Resolution: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a caller asks for."""
-
-    locator: Locator
-    selection: PlatformSelection
-    credentials: Credentials | None = None
-    refresh: bool = False
-
-    def is_served_by(self, other: "Wish") -> bool:
-        """Tell whether waiting for `other` fulfils this wish of the same name."""
-        return other.selection.covers(self.selection) and (other.refresh or not self.refresh)
-
-
-@dataclass(frozen=True, slots=True)
-class PullResult:
-    """A complete content. `is_stale`: the upstream could not be asked, and this is what was held before."""
-
-    content: Content
-    is_cached: bool = False
-    is_stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A blob that a pull needs, as far as it is known. `name` is its file name, else its digest, else its host."""
-
-    name: str
-    digest: Digest | None
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ArrivingStatistics:
-    """A snapshot of one blob that is arriving. `position` and `size` in bytes; `size` None while unknown."""
-
-    name: str
-    digest: Digest | None
-    position: int
-    size: int | None
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class PullStatistics:
-    """A snapshot of one pull. `size` None while unknown."""
-
-    url: str
-    bytes_present: int
-    size: int | None
-    blobs_done: int
-    blobs: int
-    seconds: float
-    arriving: tuple[ArrivingStatistics, ...]
-
-
-@dataclass(eq=False)
-class Pull:
-    """One pull under way. Its task belongs to the daemon."""
-
-    wish: Wish
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
-    result: PullResult | None = None
-    error: NekkoError | None = None
-    parts: dict[str, Part] = field(default_factory=dict)
-    """Everything it needs, by key; empty while that is not known."""
-    transfers: dict[str, Transfer] = field(default_factory=dict)
-    """What it waits for now, by key."""
-    blobs_done: int = 0
-    bytes_done: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def count(self, blob: Blob) -> None:
-        """Count a blob that is here now."""
-        self.blobs_done += 1
-        self.bytes_done += blob.size
-
-    def statistics(self) -> PullStatistics:
-        """Give a snapshot."""
-        arriving = tuple(self._arriving(key, transfer) for key, transfer in self.transfers.items())
-        known = {key: part.size for key, part in self.parts.items()}
-        for key, transfer in self.transfers.items():
-            known[key] = transfer.progress.size or known.get(key)
-        sizes = [size for size in known.values() if size is not None]
-        return PullStatistics(
-            url=self.wish.locator.given, bytes_present=self.bytes_done + sum(each.position for each in arriving),
-            size=sum(sizes) if self.parts and len(sizes) == len(known) else None, blobs_done=self.blobs_done,
-            blobs=len(known), seconds=time.monotonic() - self.started, arriving=arriving,
-        )  # fmt: skip
-
-    def _arriving(self, key: str, transfer: Transfer) -> ArrivingStatistics:
-        remote, progress = transfer.remotes[0], transfer.progress
-        part = self.parts.get(key)
-        name = part.name if part is not None else str(remote.digest or remote.host)
-        return ArrivingStatistics(name, remote.digest, progress.position, progress.size, progress.attempt)
 
 
 class Pulls:
@@ -304,11 +196,12 @@ class Pulls:
                 store.catalog.forget(content)
                 store.catalog.touch(held)
                 return PullResult(held, is_cached=True)
+            bringing = Bringing(store, self._transfers, self._settings, pull, content, lease)
             if isinstance(resolution, Files):
-                root, required, answer = await self._bring_files(pull, resolution, content, lease)
+                brought = await bringing.files(resolution)
             else:
-                root, required, answer = await self._bring_image(pull, resolution, selection, content, lease)
-            store.catalog.complete(content, root, required, answer)
+                brought = await bringing.image(resolution, selection)
+            store.catalog.complete(content, brought.root, brought.required, brought.answer)
             await store.catalog.sync()
             store.index.changed()
         if held is not None:
@@ -317,8 +210,9 @@ class Pulls:
         complete = store.catalog.held(naming.name)
         assert complete is not None
         log.info(
-            "%s: complete, %s, %d bytes in %d blobs", pull.wish.locator.where, answer, complete.size, len(required)
-        )
+            "%s: complete, %s, %d bytes in %d blobs",
+            wish.locator.where, brought.answer, complete.size, len(brought.required),
+        )  # fmt: skip
         return PullResult(complete)
 
     async def _known(self, held: Content, where: str) -> Known | None:
@@ -327,190 +221,9 @@ class Pulls:
         if await trio.to_thread.run_sync(partial(_is_incomplete, self._store, held)):
             return None
         body = await self._store.blobs.read(held.root.digest)
-        return Known(held.root.digest, Validators(*validators_of(self._parse(body, held.root, where))))
-
-    async def _bring_image(
-        self, pull: Pull, image: Image, selection: PlatformSelection, content: Content, lease: Lease
-    ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
-        store, where = self._store, pull.wish.locator.where
-        walk = _checked(where, partial(Walk, image.root, selection, max_blobs=self._settings.max_graph_blobs))
-        if image.body is not None:
-            lease.add(image.root.digest)
-            await store.publish_bytes(image.body, image.root.digest)
-        while level := walk.next_level():
-            await self._each(level, partial(self._fetch_descriptor, pull, image, lease))
-            for descriptor in level:
-                parsed = self._parse(await store.blobs.read(descriptor.digest), descriptor, where)
-                store.catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children))
-                _checked(where, partial(walk.feed, descriptor, parsed))
-        for descriptor in walk.required:
-            lease.add(descriptor.digest)
-        required = tuple(_required_of(descriptor) for descriptor in walk.required)
-        pull.parts = {
-            str(item.digest): Part(item.title or str(item.digest), item.digest, item.size) for item in required
-        }
-        store.catalog.set_root(content, image.root, image.root.digest)
-        store.catalog.require(content, required)
-        await store.catalog.sync()
-
-        missing = [d for d in walk.required if store.blobs.stat(d.digest) is None]
-        pull.blobs_done = len(required) - len(missing)
-        pull.bytes_done = sum(item.size for item in required) - sum(d.size for d in missing)
-        absent: set[Digest] = set()
-        with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
-            await self._each(missing, partial(self._fetch_descriptor, pull, image, lease, absent=absent))
-        found = tuple(item for item in required if item.digest not in absent)
-        return image.root, found, image.root.digest
-
-    async def _fetch_descriptor(
-        self, pull: Pull, image: Image, lease: Lease, descriptor: Descriptor, absent: set[Digest] | None = None
-    ) -> None:
-        """Have one blob of an image in the store; a foreign layer that its registry lacks goes to `absent`."""
-        lease.add(descriptor.digest)
-        is_manifest = descriptor.media_type in mediatype.GRAPH
-        if is_manifest and descriptor.size > self._settings.max_manifest_bytes:
-            raise UpstreamContentError(
-                f"{pull.wish.locator.where}: manifest {descriptor.digest} has {descriptor.size} bytes,"
-                f" more than maxManifestSize ({self._settings.max_manifest_bytes})"
-            )
-        embedded = descriptor.data
-        if embedded is not None and Digest.of(embedded, descriptor.digest.algorithm) == descriptor.digest:
-            await self._store.publish_bytes(embedded, descriptor.digest)
-            return
-        try:
-            await self._join(pull, image.remote(descriptor))
-        except UpstreamNotFoundError:
-            if absent is None or not mediatype.is_foreign(descriptor.media_type):
-                raise
-            absent.add(descriptor.digest)
-            log.info(
-                "%s: layer %s is not in its registry, as its type permits", pull.wish.locator.where, descriptor.digest
-            )
-
-    async def _bring_files(
-        self, pull: Pull, files: Files, content: Content, lease: Lease
-    ) -> tuple[Descriptor, tuple[Required, ...], Digest]:
-        store, where = self._store, pull.wish.locator.where
-        fetched: dict[str, Fetched] = {}
-
-        def key_of(file: File) -> str:
-            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
-
-        pull.parts = {key_of(file): Part(file.name, file.remote.digest, file.remote.size) for file in files.files}
-        for file in files.files:
-            if (blob := self._held_under_alias(file)) is not None:
-                fetched[key_of(file)] = Fetched(blob, Validators())
-                pull.count(blob)
-        certain = [item for file in files.files if (item := _certain(file, fetched.get(key_of(file)))) is not None]
-        for item in certain:
-            lease.add(item.digest)
-        store.catalog.require(content, certain)
-        await store.catalog.sync()
-
-        async def bring(file: File) -> None:
-            key = key_of(file)
-            fetched[key] = await self._join(pull, file.remote, key=key, observe=file.proofs)
-            digest = fetched[key].blob.digest
-            lease.add(digest)
-            if file.known_as is not None:
-                store.catalog.add_alias(file.known_as, digest)
-            if file.remote.digest is None:
-                store.catalog.require_also(content, Required(digest, fetched[key].blob.size, OCTET_STREAM, file.name))
-
-        missing = {key: file for file in files.files if (key := key_of(file)) not in fetched}
-        kept = {key: store.ingests.kept_bytes(key) for key in missing}
-        with store.capacity.reserve({k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}):
-            await self._each(list(missing.values()), bring)
-        assembly = files.assemble([_stored(file, fetched[key_of(file)]) for file in files.files])
-        root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))
-        for digest in (*assembly.blobs, root.digest):
-            lease.add(digest)
-        for digest, body in assembly.blobs.items():
-            await store.publish_bytes(body, digest)
-        await store.publish_bytes(assembly.manifest, root.digest)
-        parsed = self._parse(assembly.manifest, root, where)
-        root = Descriptor(root.media_type, root.digest, root.size, artifact_type=parsed.artifact_type)
-        store.catalog.add_edges(root.digest, (child.digest for child in parsed.children))
-        required = tuple(_required_of(descriptor) for descriptor in (root, *parsed.children))
-        return root, required, assembly.answer or root.digest
-
-    async def _join(
-        self, pull: Pull, remote: Remote, *, key: str | None = None, observe: Callable[[], Iterable[Proof]] = tuple
-    ) -> Fetched:
-        key = key or str(remote.digest)
-        async with self._transfers.join(remote, key=key, observe=observe) as transfer:
-            pull.transfers[key] = transfer
-            try:
-                fetched = await transfer.wait()
-            finally:
-                del pull.transfers[key]
-        pull.count(fetched.blob)
-        return fetched
-
-    def _held_under_alias(self, file: File) -> Blob | None:
-        """Give the blob that a file is, where only another name of its bytes tells."""
-        if file.remote.digest is not None or file.known_as is None:
-            return None
-        digest = self._store.catalog.aliased(file.known_as)
-        return None if digest is None else self._store.blobs.stat(digest)
-
-    async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-        """Work on all items, a limited number at a time; the first failure ends the others and is raised alone."""
-        failure: Exception | None = None
-        queue = iter(items)
-
-        async def worker(scope: trio.CancelScope) -> None:
-            nonlocal failure
-            try:
-                for item in queue:
-                    await work(item)
-            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-                failure = failure or error
-                scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(len(items), 2 * self._settings.max_transfers)):
-                nursery.start_soon(worker, nursery.cancel_scope)
-        if failure is not None:
-            raise failure
-
-    def _parse(self, body: bytes, descriptor: Descriptor, where: str) -> manifest.Manifest:
-        return _checked(
-            where,
-            partial(
-                manifest.parse, body, descriptor.media_type,
-                max_bytes=self._settings.max_manifest_bytes, max_children=self._settings.max_graph_blobs,
-            ),
-        )  # fmt: skip
-
-
-def _checked(where: str, parse: Callable[[], T]) -> T:
-    """Parse what an upstream sent: a manifest that is invalid is the upstream's fault."""
-    try:
-        return parse()
-    except ManifestInvalidError as error:
-        raise UpstreamContentError(f"{where}: {error}") from error
-
-
-def _required_of(descriptor: Descriptor) -> Required:
-    return Required(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.title)
-
-
-def _certain(file: File, held: Fetched | None) -> Required | None:
-    """Give what a file will turn out to be, if that is known before it is fetched."""
-    if held is not None:
-        return Required(held.blob.digest, held.blob.size, OCTET_STREAM, file.name)
-    if file.remote.digest is None or file.remote.size is None:
-        return None
-    return Required(file.remote.digest, file.remote.size, OCTET_STREAM, file.name)
-
-
-def _stored(file: File, fetched: Fetched) -> StoredFile:
-    return StoredFile(file.name, fetched.blob.digest, fetched.blob.size, fetched.validators)
-
-
-def _to_come(store: Store, descriptor: Descriptor) -> int:
-    return max(0, descriptor.size - store.ingests.kept_bytes(str(descriptor.digest)))
+        return Known(
+            held.root.digest, Validators(*validators_of(parse_manifest(body, held.root, where, self._settings)))
+        )
 
 
 def _selection_of(content: Content) -> PlatformSelection:

@@ -81,6 +81,11 @@ async def test_file_is_fetched_proven_and_answered_by_its_own_digest(
     assert not node.leftovers()
 
 
+async def test_file_equal_to_the_config_that_wraps_it_has_its_own_size(hub: FakeHub, node: Node) -> None:
+    hub.add("acme/empty", {"config.json": b"{}"})
+    assert (await node.pull(f"hf://{hub.host}/acme/empty/config.json")).content.size == 2
+
+
 async def test_forms_of_one_file_are_one_content(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     async with node_of(hub, tmp_path) as node:
         for url in ("hf:///acme/Tiny/config.json", "huggingface://huggingface.co/acme/Tiny@main/config.json",

@@ -25,7 +25,7 @@ from nekko.errors import (
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
 from nekko.sources.credentials import Credentials
-from nekko.transfer.pull import PullResult
+from nekko.transfer.running import PullResult
 from tests.fakes.far_end import Answer, FarEnd, Request, endless, raw, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, descriptor, image, index
 from tests.node import QUICK, Node, open_node, wish

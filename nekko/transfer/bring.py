@@ -1,0 +1,246 @@
+"""Bringing what a pull needs into the store, by one transfer per blob.
+
+An image is a graph: its manifests are fetched level by level, then everything else at once. A list of files is fetched
+at once, and wrapped in a manifest of our own. Whatever has arrived is named in the catalog, so that a pull that fails
+is gone on with, and a removal finds it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.errors import ManifestInvalidError, UpstreamContentError, UpstreamNotFoundError
+from nekko.oci import manifest, mediatype
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+from nekko.oci.graph import Walk
+from nekko.oci.mediatype import OCTET_STREAM
+from nekko.oci.platform import PlatformSelection
+from nekko.store.content import Blob, Content, Required
+from nekko.store.leases import Lease
+from nekko.store.store import Store
+from nekko.transfer.running import Part, Pull
+from nekko.transfer.table import Fetched, Transfers
+from nekko.upstream.base import File, Files, Image, Proof, Remote, StoredFile, Validators
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What is in the store now: the root, everything required, and the digest that is answered."""
+
+    root: Descriptor
+    required: tuple[Required, ...]
+    answer: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Bringing:
+    """The work on one pull. `content` is its arriving row, `lease` keeps what has arrived."""
+
+    store: Store
+    transfers: Transfers
+    settings: Settings
+    pull: Pull
+    content: Content
+    lease: Lease
+
+    @property
+    def _where(self) -> str:
+        return self.pull.wish.locator.where
+
+    async def image(self, image: Image, selection: PlatformSelection) -> Brought:
+        """Bring the graph of an image, as far as `selection` reaches.
+
+        Raises:
+            NekkoError: Why not.
+        """
+        store, pull, where = self.store, self.pull, self._where
+        walk = _checked(where, partial(Walk, image.root, selection, max_blobs=self.settings.max_graph_blobs))
+        if image.body is not None:
+            self.lease.add(image.root.digest)
+            await store.publish_bytes(image.body, image.root.digest)
+        while level := walk.next_level():
+            await self._each(level, partial(self._fetch, image))
+            for descriptor in level:
+                parsed = parse_manifest(await store.blobs.read(descriptor.digest), descriptor, where, self.settings)
+                store.catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children))
+                _checked(where, partial(walk.feed, descriptor, parsed))
+        for descriptor in walk.required:
+            self.lease.add(descriptor.digest)
+        required = tuple(_required_of(descriptor) for descriptor in walk.required)
+        pull.parts = {
+            str(item.digest): Part(item.title or str(item.digest), item.digest, item.size) for item in required
+        }
+        store.catalog.set_root(self.content, image.root, image.root.digest)
+        store.catalog.require(self.content, required)
+        await store.catalog.sync()
+
+        missing = [d for d in walk.required if store.blobs.stat(d.digest) is None]
+        pull.blobs_done = len(required) - len(missing)
+        pull.bytes_done = sum(item.size for item in required) - sum(d.size for d in missing)
+        absent: set[Digest] = set()
+        with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
+            await self._each(missing, partial(self._fetch, image, absent=absent))
+        found = tuple(item for item in required if item.digest not in absent)
+        return Brought(image.root, found, image.root.digest)
+
+    async def _fetch(self, image: Image, descriptor: Descriptor, absent: set[Digest] | None = None) -> None:
+        """Have one blob of an image in the store; a foreign layer that its registry lacks goes to `absent`."""
+        self.lease.add(descriptor.digest)
+        is_manifest = descriptor.media_type in mediatype.GRAPH
+        if is_manifest and descriptor.size > self.settings.max_manifest_bytes:
+            raise UpstreamContentError(
+                f"{self._where}: manifest {descriptor.digest} has {descriptor.size} bytes,"
+                f" more than maxManifestSize ({self.settings.max_manifest_bytes})"
+            )
+        embedded = descriptor.data
+        if embedded is not None and Digest.of(embedded, descriptor.digest.algorithm) == descriptor.digest:
+            await self.store.publish_bytes(embedded, descriptor.digest)
+            return
+        try:
+            await self._join(image.remote(descriptor))
+        except UpstreamNotFoundError:
+            if absent is None or not mediatype.is_foreign(descriptor.media_type):
+                raise
+            absent.add(descriptor.digest)
+            log.info("%s: layer %s is not in its registry, as its type permits", self._where, descriptor.digest)
+
+    async def files(self, files: Files) -> Brought:
+        """Bring files and wrap them.
+
+        Raises:
+            NekkoError: Why not.
+        """
+        store, pull, where = self.store, self.pull, self._where
+        fetched: dict[str, Fetched] = {}
+
+        def key_of(file: File) -> str:
+            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
+
+        pull.parts = {key_of(file): Part(file.name, file.remote.digest, file.remote.size) for file in files.files}
+        for file in files.files:
+            if (blob := self._held_under_alias(file)) is not None:
+                fetched[key_of(file)] = Fetched(blob, Validators())
+                pull.count(blob)
+        certain = [item for file in files.files if (item := _certain(file, fetched.get(key_of(file)))) is not None]
+        for item in certain:
+            self.lease.add(item.digest)
+        store.catalog.require(self.content, certain)
+        await store.catalog.sync()
+
+        async def bring(file: File) -> None:
+            key = key_of(file)
+            fetched[key] = await self._join(file.remote, key=key, observe=file.proofs)
+            blob = fetched[key].blob
+            self.lease.add(blob.digest)
+            if file.known_as is not None:
+                store.catalog.add_alias(file.known_as, blob.digest)
+            if file.remote.digest is None:
+                store.catalog.require_also(self.content, Required(blob.digest, blob.size, OCTET_STREAM, file.name))
+
+        missing = {key: file for file in files.files if (key := key_of(file)) not in fetched}
+        kept = {key: store.ingests.kept_bytes(key) for key in missing}
+        with store.capacity.reserve({k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}):
+            await self._each(list(missing.values()), bring)
+        assembly = files.assemble([_stored(file, fetched[key_of(file)]) for file in files.files])
+        root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))
+        for digest in (*assembly.blobs, root.digest):
+            self.lease.add(digest)
+        for digest, body in assembly.blobs.items():
+            await store.publish_bytes(body, digest)
+        await store.publish_bytes(assembly.manifest, root.digest)
+        parsed = parse_manifest(assembly.manifest, root, where, self.settings)
+        root = Descriptor(root.media_type, root.digest, root.size, artifact_type=parsed.artifact_type)
+        store.catalog.add_edges(root.digest, (child.digest for child in parsed.children))
+        required = tuple(_required_of(descriptor) for descriptor in (root, *parsed.children))
+        return Brought(root, required, assembly.answer or root.digest)
+
+    async def _join(
+        self, remote: Remote, *, key: str | None = None, observe: Callable[[], Iterable[Proof]] = tuple
+    ) -> Fetched:
+        key = key or str(remote.digest)
+        async with self.transfers.join(remote, key=key, observe=observe) as transfer:
+            self.pull.transfers[key] = transfer
+            try:
+                fetched = await transfer.wait()
+            finally:
+                del self.pull.transfers[key]
+        self.pull.count(fetched.blob)
+        return fetched
+
+    def _held_under_alias(self, file: File) -> Blob | None:
+        """Give the blob that a file is, where only another name of its bytes tells."""
+        if file.remote.digest is not None or file.known_as is None:
+            return None
+        digest = self.store.catalog.aliased(file.known_as)
+        return None if digest is None else self.store.blobs.stat(digest)
+
+    async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+        """Work on all items, a limited number at a time; the first failure ends the others and is raised alone."""
+        failure: Exception | None = None
+        queue = iter(items)
+
+        async def worker(scope: trio.CancelScope) -> None:
+            nonlocal failure
+            try:
+                for item in queue:
+                    await work(item)
+            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
+                failure = failure or error
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(len(items), 2 * self.settings.max_transfers)):
+                nursery.start_soon(worker, nursery.cancel_scope)
+        if failure is not None:
+            raise failure
+
+
+def parse_manifest(body: bytes, descriptor: Descriptor, where: str, settings: Settings) -> manifest.Manifest:
+    """Parse a manifest that an upstream sent.
+
+    Raises:
+        UpstreamContentError: It is invalid.
+    """
+    parse = partial(
+        manifest.parse, body, descriptor.media_type,
+        max_bytes=settings.max_manifest_bytes, max_children=settings.max_graph_blobs,
+    )  # fmt: skip
+    return _checked(where, parse)
+
+
+def _checked(where: str, parse: Callable[[], T]) -> T:
+    """Parse what an upstream sent: a manifest that is invalid is the upstream's fault."""
+    try:
+        return parse()
+    except ManifestInvalidError as error:
+        raise UpstreamContentError(f"{where}: {error}") from error
+
+
+def _required_of(descriptor: Descriptor) -> Required:
+    return Required(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.title)
+
+
+def _certain(file: File, held: Fetched | None) -> Required | None:
+    """Give what a file will turn out to be, if that is known before it is fetched."""
+    if held is not None:
+        return Required(held.blob.digest, held.blob.size, OCTET_STREAM, file.name)
+    if file.remote.digest is None or file.remote.size is None:
+        return None
+    return Required(file.remote.digest, file.remote.size, OCTET_STREAM, file.name)
+
+
+def _stored(file: File, fetched: Fetched) -> StoredFile:
+    return StoredFile(file.name, fetched.blob.digest, fetched.blob.size, fetched.validators)
+
+
+def _to_come(store: Store, descriptor: Descriptor) -> int:
+    return max(0, descriptor.size - store.ingests.kept_bytes(str(descriptor.digest)))
