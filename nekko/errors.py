@@ -198,6 +198,10 @@ class UpstreamContentError(UpstreamError):
     """What the upstream sent is wrong: digest, length, encoding, manifest, redirect."""
 
 
+class UpstreamTooLargeError(UpstreamContentError):
+    """An answer is larger than what is read of its kind."""
+
+
 class UpstreamForbiddenError(UpstreamError):
     """This node's own fetch policy does not permit that host or address."""
 

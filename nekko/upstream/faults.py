@@ -25,6 +25,7 @@ from nekko.errors import (
     UpstreamThrottledError,
     UpstreamTimeoutError,
     UpstreamTlsError,
+    UpstreamTooLargeError,
     UpstreamUnavailableError,
 )
 
@@ -94,14 +95,14 @@ async def read_small(response: httpx.Response, where: str, *, max_bytes: int) ->
     """Read a body that must fit in memory.
 
     Raises:
-        UpstreamContentError: It is larger than `max_bytes`.
+        UpstreamTooLargeError: It is larger than `max_bytes`.
     """
     body = bytearray()
     with translated(where):
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > max_bytes:
-                raise UpstreamContentError(f"{where}: answered with more than {max_bytes} bytes")
+                raise UpstreamTooLargeError(f"{where}: answered with more than {max_bytes} bytes")
     return bytes(body)
 
 

@@ -386,6 +386,21 @@ async def test_listing_of_a_million_files_is_broken_off(hub: FakeHub, repo: Repo
         await node.pull(f"hf://{hub.host}/acme/Tiny")
 
 
+@pytest.mark.parametrize("path", ["config.json", "onnx/sub/model.onnx", "nope"])
+async def test_one_file_of_a_repository_with_a_huge_listing_is_asked_for(
+    hub: FakeHub, repo: Repo, node: Node, path: str
+) -> None:
+    repo.tags["refs/x"] = f"{1:040x}"
+    listing = json.dumps({"sha": f"{1:040x}", "siblings": [{"rfilename": "x" * 20}] * 200_000}).encode()
+    hub.far.on("/api/models/acme/Tiny/revision/refs%2Fx?blobs=true", whole(listing))
+    url = f"hf://{hub.host}/acme/Tiny@refs%2Fx/{path}"
+    if path == "nope":
+        with pytest.raises(UpstreamNotFoundError, match="has no file nope at refs/x"):
+            await node.pull(url)
+    else:
+        assert (await node.pull(url)).content.digest == Digest.of(FILES[path])
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'{"sha":1}', b"[" * 100_000])
 async def test_answer_that_is_no_listing_is_the_upstreams_fault(
     hub: FakeHub, repo: Repo, node: Node, body: bytes
