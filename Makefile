@@ -2,8 +2,9 @@
 
 PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
+FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers lint check zipapp smoke bench test-nspawn readme install uninstall clean
+.PHONY: help run test test-peers fuzz lint check zipapp smoke bench test-nspawn readme install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +20,10 @@ test: ## Run every test that fits in some minutes
 test-peers: ## Prove the tests' far ends with released clients, each in its own environment
 	@packaging/setup peers
 	$(PYTHON) -m pytest -m peers -o addopts=
+
+fuzz: ## Search every parser for input that breaks it (FUZZ_SECONDS each, 60)
+	@packaging/setup fuzz
+	build/fuzz-env/bin/python -m tests.fuzz $(FUZZ_SECONDS)
 
 lint: ## Format check, lint, types
 	@packaging/setup test

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from nekko.errors import LocatorInvalidError
 from nekko.oci import filepath
 from nekko.sources.base import Locator
-from nekko.sources.url import Parts, canonical_host
+from nekko.sources.url import Parts, is_told, told_host
 
 HUB = "huggingface.co"
 DEFAULT_REVISION = "main"
@@ -89,8 +89,8 @@ def _split(parts: Parts) -> tuple[str, list[str], str]:
         raise LocatorInvalidError("hf:// with a fragment: write a # that belongs to a name as %23")
     path, _, query = tail.partition("?")
     host, authority = HUB, parts.authority
-    if "." in authority or ":" in authority or authority == "localhost":
-        host = canonical_host(authority, 443)
+    if is_told(authority):
+        host = told_host(authority)
     elif authority:
         path = f"/{authority}{path}"
     return HUB if host in _ALIASES else host, path.removeprefix("/").split("/"), query

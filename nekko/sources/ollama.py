@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from nekko.errors import LocatorInvalidError
 from nekko.sources.base import Locator
-from nekko.sources.url import Parts, canonical_host
+from nekko.sources.url import Parts, told_host
 
 OLLAMA = "registry.ollama.ai"
 _ALIASES = frozenset({"ollama.com", "www.ollama.com", "ollama.ai"})
@@ -44,7 +44,7 @@ def parse_ollama(parts: Parts) -> OllamaLocator:
         raise LocatorInvalidError("ollama:// takes neither a query nor a fragment")
     host, path = OLLAMA, parts.tail
     if path and _HOST.fullmatch(parts.authority):
-        host = canonical_host(parts.authority, 443)
+        host = told_host(parts.authority)
     elif parts.authority:
         path = f"/{parts.authority}{path}"
     namespace, _, last = path.removeprefix("/").rpartition("/")

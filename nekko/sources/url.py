@@ -77,6 +77,21 @@ def canonical_host(authority: str, default_port: int) -> str:
     return f"{host}:{int(port)}"
 
 
+def told_host(authority: str) -> str:
+    """Give the host of a URL that may leave its host out, so that no reader takes it for the beginning of its path.
+
+    Raises:
+        LocatorInvalidError: As `canonical_host`.
+    """
+    host = canonical_host(authority, 443)
+    return host if is_told(host) else f"{host}:443"
+
+
+def is_told(authority: str) -> bool:
+    """Tell whether an authority is a host, where a URL may begin with its path: it has a dot or a port."""
+    return "." in authority or ":" in authority or authority == "localhost"
+
+
 def ref_name(name: str) -> str:
     """Give the name in an image layout: `name` where it is legal there, else readable words of it and a hash."""
     if _REF_NAME.fullmatch(name):

@@ -27,6 +27,8 @@ def hub(text: str) -> HubLocator:
         ("hf://hf.co/org/model/file.bin", "hf://huggingface.co/org/model@main/file.bin"),
         ("hf://hub.example.com/org/model/file.bin", "hf://hub.example.com/org/model@main/file.bin"),
         ("hf://hub.example.com:8443/org/model/file.bin", "hf://hub.example.com:8443/org/model@main/file.bin"),
+        ("hf://node:443/org/model/file.bin", "hf://node:443/org/model@main/file.bin"),
+        ("hf://node:/org/model/file.bin", "hf://node:443/org/model@main/file.bin"),
         ("hf://localhost/org/model/file.bin", "hf://localhost/org/model@main/file.bin"),
         ("hf://[::1]:80/org/model/file.bin", "hf://[::1]:80/org/model@main/file.bin"),
         ("hf:///org/model/onnx/sub/model.onnx", "hf://huggingface.co/org/model@main/onnx/sub/model.onnx"),

@@ -25,6 +25,7 @@ from nekko.sources.ollama import OllamaLocator
         ("ollama://ollama.com/llama3", "ollama://registry.ollama.ai/library/llama3:latest"),
         ("ollama://localhost:5000/library/llama3:8b", "ollama://localhost:5000/library/llama3:8b"),
         ("ollama://node/foo:x", "ollama://registry.ollama.ai/node/foo:x"),
+        ("ollama://node:443/foo/bar", "ollama://node:443/foo/bar:latest"),
         ("ollama://node:80/foo/bar", "ollama://node:80/foo/bar:latest"),
         ("OLLAMA://[::1]:80/foo/bar", "ollama://[::1]:80/foo/bar:latest"),
         ("ollama://hf.co/org/repo:Q4_K_M", "ollama://hf.co/org/repo:Q4_K_M"),
