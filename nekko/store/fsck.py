@@ -22,7 +22,7 @@ from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
 from nekko.store.catalog import Catalog
 from nekko.store.content import Blob, Naming, Required
-from nekko.store.index import MAX_CHILDREN, MAX_MANIFEST_BYTES, NAME, PLATFORM, read_entries
+from nekko.store.index import MAX_CHILDREN, MAX_MANIFEST_BYTES, NAME, PLATFORM, check_catalog, read_entries
 from nekko.store.layout import Layout
 from nekko.store.store import hash_file
 
@@ -66,6 +66,8 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
         report = Report()
         if rebuild:
             _set_catalog_aside(layout, report)
+        else:
+            check_catalog(layout)
         try:
             catalog = Catalog(layout.catalog)
         except sqlite3.DatabaseError as error:
@@ -187,5 +189,5 @@ def _check_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
         if missing:
             report.faults.append(f"{content.naming.url}: {len(missing)} of its blobs are gone; pull it again")
     for entry in layout.quarantine.iterdir():
-        if not any(entry.iterdir()):
+        if entry.is_dir() and not any(entry.iterdir()):
             shutil.rmtree(entry)

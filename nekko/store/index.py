@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from nekko.errors import InvalidError
+from nekko.errors import ConfigInvalidError, InvalidError
 from nekko.oci import manifest, mediatype
 from nekko.oci.descriptor import REF_NAME, URL
 from nekko.oci.digest import Digest
@@ -30,6 +30,7 @@ PLATFORM = "io.nekko.platform"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CHILDREN = 100_000
 """Limits for manifests that other tools put here: generous, for they only say what must be kept."""
+_NO_INDEX = (ValueError, KeyError, TypeError, RecursionError)
 RETRY_SECONDS = 10.0
 PAUSE_FACTOR = 10
 """A write that took t seconds is followed by a pause of this many times t: a tenth of a thread at the most."""
@@ -109,13 +110,41 @@ class IndexFile:
 
 
 def read_entries(layout: Layout) -> list[dict[str, Any]]:
-    """Read the entries of index.json; one that cannot be read, or is no index, has none."""
+    """Read the entries of index.json; one that is not there, or is no index, has none."""
     try:
         index = json.loads(layout.index.read_bytes())
         entries: Iterable[Any] = index["manifests"]
         return [entry for entry in entries if isinstance(entry, dict)]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, *_NO_INDEX):
         return []
+
+
+def set_damaged_aside(layout: Layout) -> None:
+    """Keep an index.json that is no index under another name: it may hold what another tool wrote."""
+    try:
+        list(json.loads(layout.index.read_bytes())["manifests"])
+    except FileNotFoundError:
+        return
+    except _NO_INDEX as error:
+        aside = layout.index.with_name("index.json.damaged")
+        layout.index.rename(aside)
+        log.warning("%s is no index (%s): kept as %s, and written anew", layout.index, error, aside.name)
+
+
+def check_catalog(layout: Layout) -> None:
+    """Refuse a layout whose catalog is gone: writing index.json from a new one would lose the names that it has.
+
+    Raises:
+        ConfigInvalidError: index.json has names of ours, and there is no catalog.
+    """
+    if layout.catalog.exists() and layout.catalog.stat().st_size:
+        return
+    names = sum(NAME in (entry.get("annotations") or {}) for entry in read_entries(layout))
+    if names:
+        raise ConfigInvalidError(
+            f"cacheDir {layout.root}: the catalog is gone, and index.json has {names} names: "
+            "`nekko fsck --rebuild` makes it anew from the layout"
+        )
 
 
 def _entry(content: Content) -> Mapping[str, object]:

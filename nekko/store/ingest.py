@@ -160,7 +160,7 @@ class Ingest:
         if self.position > MAX_QUARANTINED_BYTES:
             (self._directory / "data").unlink()
         self._directory.rename(place)
-        for old in sorted(quarantine.iterdir())[:-MAX_QUARANTINED]:
+        for old in sorted(entry for entry in quarantine.iterdir() if entry.is_dir())[:-MAX_QUARANTINED]:
             shutil.rmtree(old)
         os.close(self._file)
         self._file = -1
@@ -248,7 +248,7 @@ class Ingests:
     def remove_older(self, seconds: float) -> None:
         """Remove what nobody wrote to for that long; blocking, called before the store is used."""
         for directory in self._layout.ingests.iterdir():
-            if directory.stat().st_mtime < time.time() - seconds:
+            if directory.is_dir() and directory.stat().st_mtime < time.time() - seconds:
                 shutil.rmtree(directory)
 
     async def discard_owned(self, owner: str) -> None:

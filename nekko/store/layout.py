@@ -14,6 +14,10 @@ from nekko.oci.digest import Digest
 log = logging.getLogger(__name__)
 
 LAYOUT_VERSION = "1.0.0"
+_MOUNTS = Path("/proc/self/mountinfo")
+_SHARED, _NO_RENAME = "which other hosts may write at the same time", "which cannot replace a file in one step"
+_UNFIT = dict.fromkeys(("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "fuse.sshfs"), _SHARED)
+_UNFIT |= dict.fromkeys(("vfat", "msdos", "exfat", "fuse.exfat"), _NO_RENAME)
 BALLAST_BYTES = 1 << 20
 
 
@@ -61,6 +65,7 @@ class Layout:
         Raises:
             ConfigInvalidError: The directory cannot be made or written, or holds another kind of layout.
         """
+        self._check_file_system()
         try:
             for directory in (self.blobs / "sha256", self.ingests, self.quarantine, self.trash):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,15 @@ class Layout:
         shutil.rmtree(self.trash)
         self.trash.mkdir()
         self.make_ballast()
+
+    def _check_file_system(self) -> None:
+        """Refuse a file system on which a rename or SQLite's log does not survive what it must survive."""
+        kind = file_system_of(self.root, _MOUNTS.read_text("utf-8", "replace"))
+        if kind in _UNFIT:
+            raise ConfigInvalidError(
+                f"cacheDir {self.root}: is on a file system of type {kind}, {_UNFIT[kind]}: "
+                "use one that is local, such as ext4 or xfs"
+            )
 
     def make_ballast(self) -> None:
         """Hold some space back, if there is any: on a full disk even removing needs room to be recorded."""
@@ -104,6 +118,21 @@ class Layout:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         return descriptor
+
+
+def file_system_of(path: Path, mounts: str) -> str:
+    """Give the type of the file system that holds a path. Source: proc(5), /proc/pid/mountinfo.
+
+    The last of several mounts on one place is the one that is seen.
+    """
+    place, kind = Path("/"), ""
+    inside = {*path.resolve().parents, path.resolve()}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        mounted = Path(before.split(" ")[4].encode().decode("unicode_escape"))
+        if mounted in inside and len(mounted.parts) >= len(place.parts):
+            place, kind = mounted, after.split(" ")[0]
+    return kind
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from nekko.store.capacity import Capacity
 from nekko.store.catalog import Catalog
 from nekko.store.collect import collect
 from nekko.store.content import Blob, Content, Required, StoreStatistics
-from nekko.store.index import IndexFile
+from nekko.store.index import IndexFile, check_catalog, set_damaged_aside
 from nekko.store.ingest import Ingests
 from nekko.store.layout import Layout
 from nekko.store.leases import Leases
@@ -127,6 +127,8 @@ async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[S
         raise ConfigInvalidError(f"cacheDir {cache_dir}: {error.strerror or error}") from error
     try:
         layout.prepare()
+        check_catalog(layout)
+        set_damaged_aside(layout)
         try:
             catalog = Catalog(layout.catalog)
         except sqlite3.DatabaseError as error:
