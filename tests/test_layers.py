@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
         "quart_trio",
         "werkzeug",
         "trio",
+        "yaml",
     },
     "server": {"api.peer", "config", "errors", "trio", "hypercorn", "h11"},
 }

@@ -25,9 +25,10 @@ from nekko.transfer.table import Transfers
 
 log = logging.getLogger(__name__)
 
-_DOOR_BY_FIRST_PART = {"content": "content", "metrics": "admin", "admin": "admin", "health": "health", "": "front"}
-
-_DOOR_BY_FIRST_PART = {"content": "content", "metrics": "admin", "admin": "admin", "health": "health", "": "front"}
+_DOOR_BY_FIRST_PART = {
+    "content": "content", "metrics": "admin", "admin": "admin", "health": "health",
+    "": "front", "openapi.json": "front",
+}  # fmt: skip
 
 
 class Base64Converter(BaseConverter):
@@ -42,7 +43,7 @@ class Application:
 
     def __init__(self, blobs: BlobDoor, quart: QuartTrio, counters: Counters) -> None:
         self._blobs = blobs
-        self._quart = quart
+        self.quart = quart
         self._counters = counters
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -58,7 +59,7 @@ class Application:
         try:
             # Quart has no route for a hash, so it refuses one where there is no such door.
             is_blob = door == "files" and door in peer.doors
-            await (self._blobs if is_blob else self._quart)(scope, receive, watched)
+            await (self._blobs if is_blob else self.quart)(scope, receive, watched)
         finally:
             seconds = time.monotonic() - started
             self._counters.latency.labels(door, str(answered)).observe(seconds)

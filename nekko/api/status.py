@@ -1,22 +1,27 @@
-"""How the daemon is: `/`, `/health`, `/metrics`, and `/admin/status` for the command line."""
+"""How the daemon is: `/`, `/openapi.json`, `/health`, `/metrics`, and `/admin/status` for the command line."""
 
 import os
 import time
 from dataclasses import asdict
+from typing import Any
 
+import trio
 from quart import Blueprint, Response, request
 
 from nekko import __version__
+from nekko.api import openapi
 from nekko.api.peer import peer_of
 from nekko.api.responses import json_response
 from nekko.config.doors import DOORS
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
+from nekko.transfer.running import PullStatistics
 from nekko.transfer.table import Transfers
 
 FRONT = f"nekko {__version__}: the storage daemon of this node\n"
 HEALTH = "/health              /health/live: the process turns; /health/ready: the cache can be used"
+DESCRIPTION = "/openapi.json        this API, described for programs"
 
 
 def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) -> Blueprint:
@@ -27,7 +32,12 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
     @door.get("/")
     async def front_page() -> Response:
         lines = [line for door, line in DOORS.items() if door in peer_of(request.scope).doors]
-        return Response("\n".join([FRONT, *lines, HEALTH, ""]), content_type="text/plain; charset=utf-8")
+        return Response("\n".join([FRONT, *lines, HEALTH, DESCRIPTION, ""]), content_type="text/plain; charset=utf-8")
+
+    @door.get("/openapi.json")
+    async def description() -> Response:
+        text = await trio.to_thread.run_sync(openapi.document, peer_of(request.scope).doors)
+        return Response(text, content_type="application/json")
 
     @door.get("/health/live")
     async def live() -> Response:
@@ -71,7 +81,14 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
             },
             "store": asdict(store.statistics()),
             "transfers": running,
-            "pulls": [asdict(each) | {"state": "downloading"} for each in pulls.statistics()],
+            "pulls": [_pull(each) for each in pulls.statistics()],
         })  # fmt: skip
 
     return door
+
+
+def _pull(statistics: PullStatistics) -> dict[str, Any]:
+    """Describe a pull; what is arriving for it is among the transfers."""
+    described = asdict(statistics) | {"state": "downloading"}
+    del described["arriving"]
+    return described
