@@ -9,6 +9,7 @@ import click
 
 from nekko.cli import words
 from nekko.cli.client import Daemon
+from nekko.cli.completion import complete_url
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
 from nekko.cli.options import daemon_option, json_option, print_json, print_json_list
 from nekko.sources.base64url import encode_url
@@ -52,7 +53,7 @@ def ls(daemon: Daemon, as_json: bool) -> None:
 
 
 @click.command(epilog=HELP)
-@click.argument("url")
+@click.argument("url", shell_complete=complete_url)
 @daemon_option
 @json_option
 def show(url: str, daemon: Daemon, as_json: bool) -> int:
@@ -73,7 +74,7 @@ def show(url: str, daemon: Daemon, as_json: bool) -> int:
 
 
 @click.command(epilog=HELP)
-@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+@click.argument("urls", metavar="URL...", nargs=-1, required=True, shell_complete=complete_url)
 @daemon_option
 def rm(urls: tuple[str, ...], daemon: Daemon) -> int:
     """Remove contents and stop their pulls.

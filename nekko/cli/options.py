@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from textwrap import indent
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -18,6 +18,15 @@ from nekko.errors import ConfigInvalidError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+
+def _file_option(name: str, text: str) -> Callable[[_Command], _Command]:
+    return click.option(name, type=click.Path(), metavar="FILE", help=text)  # shells complete a path by its type
+
+
+config_file_option = _file_option("--config-file", "YAML file of settings. [CONFIG_FILE]")
+cache_dir_option = click.option(
+    "--cache-dir", type=click.Path(file_okay=False), metavar="DIRECTORY", help="Directory of the cache. [CACHE_DIR]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -34,7 +43,7 @@ def daemon_option(command: _Command) -> _Command:
         key: str | None,
         **options: Any,
     ) -> Any:
-        return command(*arguments, daemon=_daemon(address, _token(token_file), (ca, cert, key)), **options)
+        return command(*arguments, daemon=daemon_of(address, token_file, ca, cert, key), **options)
 
     declared = (
         click.option(
@@ -42,25 +51,31 @@ def daemon_option(command: _Command) -> _Command:
             help="Where the daemon listens: host:port, https://host:port, unix:/path or /path. Without it: "
             "$NEKKO_ADDRESS, then /run/nekko/nekko.sock, then localhost:8050.",
         ),
-        click.option("--token-file", metavar="FILE", help="File with the daemon's token. [NEKKO_TOKEN: the token]"),
-        click.option("--ca", metavar="FILE", help="Authorities to trust for https://, instead of the system's."),
-        click.option("--cert", metavar="FILE", help="Client certificate for https://."),
-        click.option("--key", metavar="FILE", help="Private key of --cert."),
+        _file_option("--token-file", "File with the daemon's token. [NEKKO_TOKEN: the token]"),
+        _file_option("--ca", "Authorities to trust for https://, instead of the system's."),
+        _file_option("--cert", "Client certificate for https://."),
+        _file_option("--key", "Private key of --cert."),
     )  # fmt: skip
     for option in reversed(declared):
         with_daemon = option(with_daemon)
     return with_daemon  # type: ignore[return-value]  # the same command, with options instead of `daemon`
 
 
-def _daemon(address: str | None, token: str | None, pem: tuple[str | None, str | None, str | None]) -> Daemon:
-    """Choose the addresses to try. The flag names one daemon: `nekko rm` must never fall back to another."""
+def daemon_of(address: str | None, token_file: str | None, ca: str | None, cert: str | None, key: str | None) -> Daemon:
+    """Choose the addresses to try. The flag names one daemon: `nekko rm` must never fall back to another.
+
+    Raises:
+        UsageError: The options do not go together, or a file cannot be used.
+        ConfigInvalidError: An address is wrong.
+    """
+    token = _token(token_file)
     scheme, mark, rest = (address or "").partition("://")
     is_tls = bool(mark) and scheme == "https"
-    if any(pem) and not is_tls:
+    if (ca or cert or key) and not is_tls:
         raise click.UsageError("--ca, --cert and --key need --address https://host:port")
     if address is not None:
         parsed = parse_address(rest.rstrip("/") if scheme in ("http", "https") and mark else address)
-        return Daemon([parsed], Access(token, _tls(*pem) if is_tls else None))
+        return Daemon([parsed], Access(token, _tls(ca, cert, key) if is_tls else None))
     # The variable is the daemon's own setting too, so it may list several.
     items = [item.strip() for item in os.environ.get("NEKKO_ADDRESS", "").split(",")]
     try:
@@ -103,12 +118,11 @@ def setting_options(command: _Command) -> _Command:
             continue
         names = [declaration.name, declaration.flag, *filter(None, [declaration.short_flag])]
         described = f"{declaration.help[0].upper()}{declaration.help[1:]}. [{declaration.environment[0]}]"
-        command = click.option(*names, multiple=declaration.is_list, metavar="VALUE", help=described)(command)
+        kind = click.Path() if Path in (declaration.field.type, *get_args(declaration.field.type)) else None
+        command = click.option(*names, type=kind, multiple=declaration.is_list, metavar="VALUE", help=described)(
+            command
+        )
     return config_file_option(command)
-
-
-config_file_option = click.option("--config-file", metavar="FILE", help="YAML file of settings. [CONFIG_FILE]")
-cache_dir_option = click.option("--cache-dir", metavar="DIRECTORY", help="Directory of the cache. [CACHE_DIR]")
 
 
 def print_json(value: object) -> None:
