@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers fuzz lint check zipapp smoke bench test-nspawn readme install uninstall clean
+.PHONY: help run test test-peers fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,11 @@ readme: ## Rewrite the generated tables of the README
 	@packaging/setup run
 	$(PYTHON) -m nekko.config.table README.md
 
-install: ## Install zipapp, units, user and directories (root; DESTDIR is respected)
+man: ## Write dist/share: the manual page and the completions of this checkout
+	@packaging/setup run
+	packaging/describe "$$(git log -1 --format=%cs)"
+
+install: ## Install zipapp, units, manual, completions, user and directories (root; DESTDIR is respected)
 	packaging/install
 
 uninstall: ## Remove what install put there; the cache stays

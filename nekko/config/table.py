@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from nekko.config import grammar
 from nekko.config.settings import Declaration, Host, Settings, declarations_of
@@ -64,15 +63,17 @@ def _code(text: str | None) -> str:
 
 
 def _default(declaration: Declaration) -> str:
-    return ", ".join(map(_code, _plain(declaration.default, is_size=declaration.name.endswith("_bytes"))))
+    return ", ".join(map(_code, default_texts(declaration)))
 
 
-def _plain(value: Any, *, is_size: bool) -> list[str]:
+def default_texts(declaration: Declaration) -> list[str]:
+    """Give the default as it is written in a file: one text for each item of a list, none where there is no default."""
+    value = declaration.default
     if value is None or value == {}:
         return []
     if isinstance(value, tuple):
         return list(value)
-    if is_size:
+    if declaration.name.endswith("_bytes"):
         return [grammar.size_text(value)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
 

@@ -105,6 +105,29 @@ def test_home_that_cannot_be_written_is_no_trouble(open_directory: Path) -> None
     assert "set SHIV_ROOT" in refused.stderr
 
 
+def test_install_puts_files_where_they_are_looked_for_and_uninstall_removes_them(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/debian_version").write_text("13\n")
+    (tmp_path / "var/lib/nekko/cache").mkdir(parents=True)
+    before = set(tmp_path.rglob("*"))
+
+    def run(script: str) -> None:
+        subprocess.run([ROOT / "packaging" / script], env=os.environ | {"DESTDIR": str(tmp_path)}, check=True)
+
+    run("install")
+    share = tmp_path / "usr/share"
+    assert (share / "man/man1/nekko.1").read_text().startswith(".TH NEKKO 1 20")
+    for name, word in (
+        ("bash-completion/completions/nekko", "complete -o nosort"),
+        ("zsh/vendor-completions/_nekko", "#compdef nekko"),
+        ("fish/vendor_completions.d/nekko.fish", "complete --no-files"),
+    ):
+        assert word in (share / name).read_text()
+    run("uninstall")
+    assert {path for path in set(tmp_path.rglob("*")) - before if not path.is_dir()} == set()
+    assert (tmp_path / "var/lib/nekko/cache").is_dir()
+
+
 def test_socket_activation_serves_and_stops(tmp_path: Path, site: str) -> None:
     port, path = free_port(), tmp_path / "n.sock"
     process = subprocess.Popen(
