@@ -112,8 +112,10 @@ def open_listeners(
 
 def _doors_named(name: str, settings: Settings) -> frozenset[str]:
     """Give the doors of an inherited socket: those that its FileDescriptorName lists, else all of the process."""
-    named = frozenset(name.split(","))
-    return min(named, frozenset(settings.doors))
+    named, served = frozenset(name.split(",")), frozenset(settings.doors)
+    if served >= named:  # of sets, `min` would give the first of two that have nothing in common
+        return named
+    return served
 
 
 def close_all(listeners: Iterable[Listener]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from nekko.config.doors import DOORS
 from nekko.errors import ConfigInvalidError
 from nekko.server.systemd import Notifier, inherited_sockets
 
@@ -134,16 +135,17 @@ def test_sockets_of_another_process_are_not_taken(environ: dict[str, str]) -> No
 # Moves the given descriptors to 3 and up and becomes the program, as systemd would have started it.
 ACTIVATE = """if True:
     import os, sys
-    program, *descriptors = sys.argv[1:]
+    program, names, *descriptors = sys.argv[1:]
     for number, descriptor in enumerate(descriptors):
         os.dup2(int(descriptor), 100 + number)
     for number in range(len(descriptors)):
         os.dup2(100 + number, 3 + number)
     os.closerange(3 + len(descriptors), 200)
-    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)), LISTEN_FDNAMES="x:y")
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)), LISTEN_FDNAMES=names)
     os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", program])
 """
 
+ALL = ",".join(sorted(DOORS))
 REPORT = """if True:
     import os, socket, struct, sys
     from nekko.config.settings import Settings
@@ -158,16 +160,19 @@ REPORT = """if True:
         (sock,) = (each.socket for each in listener.sockets)
         backlog = struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 28)[0] if (
             sock.family != socket.AF_UNIX) else "-"
-        print(listener.name, listener.is_local, listener.file, os.get_inheritable(sock.fileno()), backlog)
+        print(listener.name, listener.is_local, listener.file, os.get_inheritable(sock.fileno()), backlog, end=" ")
+        print(*sorted(listener.doors), sep=",")
     print(sorted(name for name in os.environ if name.startswith("LISTEN")))
 """
 
 
-def activate(*sockets: socket.socket, has_default_address: bool = True) -> "subprocess.CompletedProcess[str]":
+def activate(
+    *sockets: socket.socket, has_default_address: bool = True, names: str = "x:y"
+) -> "subprocess.CompletedProcess[str]":
     program = REPORT.replace("IS_DEFAULT", str(has_default_address))
     numbers = [each.fileno() for each in sockets]
     return subprocess.run(
-        [sys.executable, "-c", ACTIVATE, program, *map(str, numbers)],
+        [sys.executable, "-c", ACTIVATE, program, names, *map(str, numbers)],
         pass_fds=numbers, cwd=ROOT, check=False, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -179,10 +184,24 @@ def test_inherited_sockets_replace_the_default_address_and_are_left_as_they_are(
         port = tcp.getsockname()[1]
         ended = activate(tcp, unix)
         assert ended.stdout.splitlines() == [
-            f"http://127.0.0.1:{port} True None False 77",
-            f"unix:{tmp_path}/nekko.sock True None False -",
+            f"http://127.0.0.1:{port} True None False 77 {ALL}",
+            f"unix:{tmp_path}/nekko.sock True None False - {ALL}",
             "[]",
         ]
+
+
+@pytest.mark.parametrize(
+    ("names", "doors"),
+    [
+        ("admin:files,content", ["admin", "content,files"]),
+        ("nekko.socket:nekko.socket", [ALL, ALL]),
+        ("a,admin", [ALL] * 2),
+    ],
+)
+def test_inherited_socket_has_the_doors_that_its_name_lists_else_all(names: str, doors: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        told = activate(one, other, names=names).stdout.splitlines()
+    assert [line.split()[-1] for line in told[:2]] == doors
 
 
 def test_inherited_sockets_join_a_configured_address() -> None:
