@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nekko.cli.exits import BY_STATUS, CommandError, Exit
 from nekko.config.address import Address, TcpAddress, UnixAddress
@@ -16,6 +17,9 @@ from nekko.config.address import Address, TcpAddress, UnixAddress
 DEFAULT_ADDRESSES: tuple[Address, ...] = (UnixAddress(Path("/run/nekko/nekko.sock")), TcpAddress("localhost", 8050))
 TIMEOUT_SECONDS = 60.0
 """For an answer that the daemon has at hand. A pull has no limit: it takes as long as it takes."""
+
+PAGE = 1000
+"""Contents in one answer: the most that the daemon gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,22 @@ class Daemon:
         answer = self.start(method, path).wait()
         assert answer is not None, "waiting without a limit gives an answer"
         return answer
+
+    def contents(self, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[dict[str, Any]]:
+        """Give every content that the daemon has, by name, page by page.
+
+        Raises:
+            CommandError: As `start` and `Pending.wait`, or the daemon refused.
+        """
+        after = ""
+        while True:
+            asked = self.start("GET", f"/content/?limit={PAGE}{after}", timeout_seconds=timeout_seconds).wait()
+            assert asked is not None, "waiting without a limit gives an answer"
+            page = asked.checked().body
+            yield from page["contents"]
+            if not page.get("next"):
+                return
+            after = f"&after={quote(page['next'], safe='')}"
 
     def progress(self, path: str) -> Iterator[Mapping[str, Any]]:
         """Give what the events of a pull tell, until they end.

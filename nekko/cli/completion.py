@@ -5,6 +5,7 @@ colons and signs of a URL, and click's script for fish at its commas, so those t
 """
 
 import os
+import time
 
 import click
 from click.shell_completion import (
@@ -16,16 +17,14 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from nekko.cli.exits import HELP, CommandError, one_line
+from nekko.cli.exits import HELP, CommandError
 from nekko.cli.options import daemon_of
 from nekko.errors import NekkoError
-from nekko.sources.base64url import encode_url
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_NEKKO_COMPLETE"
-OFFERED = 1000
-"""No list that is longer helps anybody, and the daemon gives no more at once."""
-WAIT_SECONDS = 2.0
+ENOUGH_SECONDS = 2.0
+"""Nobody waits longer for a Tab."""
 
 
 @add_completion_class
@@ -107,19 +106,20 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def complete_url(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Give the names in the daemon's cache that begin like this.
+    """Give the URLs in the daemon's cache that begin like this.
 
     None where no daemon answers at once, or where the options so far are wrong: a shell shows nothing but a reply, and
     the command itself will tell.
     """
-    after = f"&after={encode_url(incomplete)}" if incomplete else ""
     options = {name: context.params.get(name) for name in ("address", "token_file", "ca", "cert", "key")}
+    found, end = [], time.monotonic() + ENOUGH_SECONDS
     try:
-        pending = daemon_of(**options).start("GET", f"/content/?limit={OFFERED}{after}", timeout_seconds=WAIT_SECONDS)
-        answer = pending.wait(WAIT_SECONDS)
+        for content in daemon_of(**options).contents(timeout_seconds=ENOUGH_SECONDS):
+            url = content["url"]
+            if url.startswith(incomplete) and url.isprintable():
+                found.append(CompletionItem(url))
+            if time.monotonic() > end:  # of a very large cache, the beginning
+                break
     except (CommandError, NekkoError, click.UsageError):
         return []
-    if answer is None or answer.is_error:
-        return []
-    names = (content["name"] for content in answer.body["contents"])
-    return [CompletionItem(name) for name in names if name.startswith(incomplete) and one_line(name) == name]
+    return found

@@ -1,9 +1,7 @@
 """What is in the cache: `ls`, `show`, `rm`."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -13,8 +11,6 @@ from nekko.cli.completion import complete_url
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
 from nekko.cli.options import daemon_option, json_option, print_json, print_json_list
 from nekko.sources.base64url import encode_url
-
-PAGE = 1000
 
 
 def content_path(url: str) -> str:
@@ -32,7 +28,7 @@ def ls(daemon: Daemon, as_json: bool) -> None:
     nekko ls
     nekko ls --json | jq -r '.[].name'
     """
-    contents = _contents(daemon)
+    contents = daemon.contents()
     if as_json:
         print_json_list(contents)
         return
@@ -91,16 +87,6 @@ def rm(urls: tuple[str, ...], daemon: Daemon) -> int:
             CommandError(f"{words.url(url)}: {answer.problem}", answer.exit).show()
             first = first or answer.exit
     return first
-
-
-def _contents(daemon: Daemon) -> Iterator[dict[str, Any]]:
-    after = ""
-    while True:
-        page = daemon.ask("GET", f"/content/?limit={PAGE}{after}").checked().body
-        yield from page["contents"]
-        if not page.get("next"):
-            return
-        after = f"&after={quote(page['next'], safe='')}"
 
 
 def _state(content: dict[str, Any]) -> str:
