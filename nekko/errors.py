@@ -154,6 +154,10 @@ class UpstreamTlsError(UpstreamError):
     """The TLS handshake failed, most often because a certificate is not trusted."""
 
 
+class UpstreamProxyError(UpstreamError):
+    """The proxy on the way to the upstream refuses, or cannot be understood."""
+
+
 class UpstreamTimeoutError(UpstreamError):
     """No byte arrived for the configured time."""
 

@@ -18,7 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "sources": {"oci", "errors", "idna"},
     "config": {"oci", "errors", "cattrs", "yaml"},
     "store": {"oci", "errors", "trio"},
-    "upstream": {"config", "oci", "sources", "errors", "trio", "httpx", "httpcore"},
+    "upstream": {"config", "oci", "sources", "errors", "trio", "httpx", "httpcore", "h11"},
     "transfer": {"config", "store", "upstream.base", "sources", "oci", "errors", "trio"},
     "metrics": {"oci", "errors", "prometheus_client"},
     "api": {

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from nekko.config.address import parse_address
 from nekko.config.doors import parse_listen
+from nekko.config.proxy import parse_proxy
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
 from nekko.oci.platform import PlatformSelection
 
@@ -22,6 +23,8 @@ MAX_SIZE_BYTES = (1 << 63) - 1
 MAX_SECONDS = 365 * 86400
 """A year: sockets and poll take no more than some centuries, and a longer wait is a slip of the keyboard."""
 MAX_NUMBER = (1 << 31) - 1
+MIN_BANDWIDTH_BYTES = 64 << 10
+"""Slower than this, far ends hang up before a read of theirs has been taken."""
 
 _UNITS = {"": 1, "b": 1} | {
     prefix + end: base**power
@@ -86,6 +89,14 @@ def size_text(size_bytes: int) -> str:
         if size_bytes and size_bytes % (1 << power) == 0:
             return f"{size_bytes >> power}{unit}"
     return str(size_bytes)
+
+
+def bandwidth(value: str) -> int:
+    """Read bytes a second as `size` does, 0 for no limit."""
+    if 0 < (found := size(value)) < MIN_BANDWIDTH_BYTES:
+        least = size_text(MIN_BANDWIDTH_BYTES)
+        raise ConfigInvalidError(f"{value[:200]!r} is less than {least} a second; write 0 for no limit")
+    return found
 
 
 def switch(value: str) -> bool:
@@ -158,6 +169,12 @@ def endpoint(value: str) -> str:
         shown = value.rpartition("@")[2][:200]
         raise ConfigInvalidError(f"{shown!r} is not an endpoint such as https://hub.example.com/path")
     return value.rstrip("/")
+
+
+def proxy(value: str) -> str:
+    """Give the URL of a proxy, or `none`, checked."""
+    parse_proxy(text(value))
+    return value
 
 
 def host(value: str) -> str:

@@ -64,6 +64,13 @@ class Host:
     password: str | None = setting(None, "its password", is_secret=True)
     token: str | None = setting(None, "Bearer token, sent as it is", is_secret=True)
     max_transfers: int | None = setting(None, "simultaneous transfers from this host, instead of maxTransfersPerHost")
+    max_bandwidth_bytes: int | None = setting(
+        None, "bytes received a second from this host; maxBandwidth holds besides", key="maxBandwidth",
+        read=grammar.bandwidth,
+    )  # fmt: skip
+    proxy: str | None = setting(
+        None, "the proxy for this host, whatever NO_PROXY says; none for no proxy", read=grammar.proxy, is_secret=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +163,17 @@ class Settings:
     denied_addresses: tuple[str, ...] = setting(
         METADATA_ADDRESSES, "networks never connected to, whatever name leads there; default: link-local and metadata",
         read=grammar.network,
+    )  # fmt: skip
+    max_bandwidth_bytes: int = setting(
+        0, "bytes received a second from all upstreams together, such as 100MiB; 0 for no limit", key="maxBandwidth",
+        read=grammar.bandwidth,
+    )  # fmt: skip
+    proxy: str | None = setting(
+        None,
+        "http:// or https:// URL of a proxy, which may hold user:password; none for no proxy; without it HTTPS_PROXY, "
+        "HTTP_PROXY and ALL_PROXY. NO_PROXY exempts hosts. deniedAddresses cannot be checked for names that a proxy "
+        "looks up",
+        read=grammar.proxy, is_secret=True,
     )  # fmt: skip
     docker_config: Path | None = setting(
         None, "docker's config.json with registry credentials (default: $DOCKER_CONFIG or ~/.docker)"

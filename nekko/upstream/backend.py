@@ -1,4 +1,4 @@
-"""The network below the HTTP client: TCP and TLS on trio, with large reads and the address policy.
+"""The network below the HTTP client: TCP and TLS on trio, with large reads, the address policy and bandwidth limits.
 
 httpcore reads 64 KiB at a time and, through trio's TLS, one 16 KiB record at a time; both cost more than hashing the
 bytes does. Here a read takes up to 1 MiB, and TLS decrypts everything that has arrived in one go. The same TLS state
@@ -18,9 +18,9 @@ import httpcore
 import trio
 
 from nekko.errors import UpstreamForbiddenError
+from nekko.upstream.bandwidth import READ_BYTES, Bandwidth, Meter
 from nekko.upstream.policy import Policy
 
-READ_BYTES = 1 << 20
 LOOKUPS = 8
 """Simultaneous name lookups: each holds a thread for as long as the resolver takes."""
 
@@ -65,32 +65,53 @@ class Tls:
 
 
 class Stream(httpcore.AsyncNetworkStream):
-    """One connection."""
+    """One connection: TCP, with TLS in it or not; or TLS inside the TLS of another stream, that of a proxy.
 
-    def __init__(self, sock: trio.socket.SocketType, tls: Tls | None = None) -> None:
+    Waits that `meter` imposes count against no timeout.
+    """
+
+    def __init__(
+        self, sock: trio.socket.SocketType, meter: Meter, tls: Tls | None = None, below: "Stream | None" = None
+    ) -> None:
         self.socket = sock
+        self.meter = meter
         self.tls = tls
+        self._below = below
         self._buffer = memoryview(bytearray(READ_BYTES)) if tls else memoryview(b"")
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - httpcore's 64 KiB
-        with _limit(timeout, httpcore.ReadTimeout):
-            try:
-                if self.tls is None:
-                    return await self.socket.recv(READ_BYTES)
-                return await self._read_tls(self.tls)
-            except (OSError, ssl.SSLError) as error:
-                raise httpcore.ReadError(str(error)) from error
+    @property
+    def is_nested(self) -> bool:
+        """Whether there are two layers of TLS, which only this class can take off."""
+        return self._below is not None
 
-    async def _read_tls(self, tls: Tls) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - httpcore's 64 KiB
+        try:
+            if self.tls is None:
+                return await self._receive(timeout)
+            return await self._read_tls(self.tls, timeout)
+        except (OSError, ssl.SSLError) as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    async def _read_tls(self, tls: Tls, timeout: float | None) -> bytes:
         while True:
             try:
                 return bytes(self._buffer[: tls.read_into(self._buffer)])
             except ssl.SSLWantReadError:
                 await self._flush(tls)
-                tls.received(await self.socket.recv(READ_BYTES))
+                tls.received(await self._receive(timeout))
+
+    async def _receive(self, timeout: float | None) -> bytes:
+        """Receive from the network, or from the stream below; nothing once the far end has closed."""
+        if self._below is not None:
+            return await self._below.read(READ_BYTES, timeout)
+        await trio.sleep(self.meter.wait_seconds())
+        with limited(timeout, httpcore.ReadTimeout):
+            data = await self.socket.recv(self.meter.read_bytes)
+        self.meter.received(len(data))
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _limit(timeout, httpcore.WriteTimeout):
+        with limited(timeout, httpcore.WriteTimeout):
             try:
                 if self.tls is None:
                     await self._send(buffer)
@@ -101,6 +122,9 @@ class Stream(httpcore.AsyncNetworkStream):
                 raise httpcore.WriteError(str(error)) from error
 
     async def _send(self, data: bytes) -> None:
+        if self._below is not None:
+            await self._below.write(data)
+            return
         view = memoryview(data)
         while view:
             view = view[await self.socket.send(view) :]
@@ -109,29 +133,34 @@ class Stream(httpcore.AsyncNetworkStream):
         await self._send(tls.to_send())
 
     async def aclose(self) -> None:
-        self.socket.close()
+        self.close()
         await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close the connection, whatever is on its way."""
+        self.socket.close()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> "Stream":
         tls = Tls(ssl_context, server_hostname)
+        secured = Stream(self.socket, self.meter, tls, below=self if self.tls else None)
         try:
-            with _limit(timeout, httpcore.ConnectTimeout):
+            with limited(timeout, httpcore.ConnectTimeout):
                 while True:
                     try:
                         tls.object.do_handshake()
                         break
                     except ssl.SSLWantReadError:
-                        await self._flush(tls)
-                        tls.received(await self.socket.recv(READ_BYTES))
-                await self._flush(tls)
+                        await secured._flush(tls)
+                        tls.received(await secured._receive(None))
+                await secured._flush(tls)
         except BaseException as error:
-            self.socket.close()
+            self.close()
             if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
                 raise httpcore.ConnectError(str(error)) from error
             raise
-        return Stream(self.socket, tls)
+        return secured
 
     def get_extra_info(self, info: str) -> Any:
         match info:
@@ -145,10 +174,11 @@ class Stream(httpcore.AsyncNetworkStream):
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """Opens connections to addresses that the policy permits."""
+    """Opens connections to addresses that the policy permits; without a policy, to every address."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy | None, bandwidth: Bandwidth) -> None:
         self._policy = policy
+        self._bandwidth = bandwidth
         self._lookups = trio.CapacityLimiter(LOOKUPS)
 
     async def connect_tcp(
@@ -168,12 +198,14 @@ class Backend(httpcore.AsyncNetworkBackend):
             UpstreamForbiddenError: Every address is denied.
             httpcore.ConnectError, httpcore.ConnectTimeout: No address answered.
         """
-        with _limit(timeout, httpcore.ConnectTimeout):
+        with limited(timeout, httpcore.ConnectTimeout):
             failure: Exception | None = None
             for family, address in await self._look_up(host, port):
                 try:
-                    self._policy.check_address(host, address[0])
-                    return await self._connect(family, address, socket_options or ())
+                    if self._policy is not None:
+                        self._policy.check_address(host, address[0])
+                    sock = await self._connect(family, address, socket_options or ())
+                    return Stream(sock, self._bandwidth.meter(host, port))
                 except (OSError, UpstreamForbiddenError) as error:
                     failure = error
         if isinstance(failure, UpstreamForbiddenError):
@@ -193,7 +225,7 @@ class Backend(httpcore.AsyncNetworkBackend):
 
     async def _connect(
         self, family: int, address: tuple[Any, ...], options: Iterable[httpcore.SOCKET_OPTION]
-    ) -> Stream:
+    ) -> trio.socket.SocketType:
         sock = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -203,14 +235,14 @@ class Backend(httpcore.AsyncNetworkBackend):
         except BaseException:
             sock.close()
             raise
-        return Stream(sock)
+        return sock
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
 
 @contextmanager
-def _limit(seconds: float | None, error: type[Exception]) -> Iterator[None]:
+def limited(seconds: float | None, error: type[Exception]) -> Iterator[None]:
     """Set a deadline that raises an httpcore error."""
     with trio.move_on_after(math.inf if seconds is None else seconds) as scope:
         yield

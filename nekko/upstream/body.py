@@ -17,7 +17,8 @@ import httpx
 import trio
 
 from nekko.errors import UpstreamCutError, UpstreamTimeoutError
-from nekko.upstream.backend import READ_BYTES, Stream, Tls
+from nekko.upstream.backend import Stream, Tls
+from nekko.upstream.bandwidth import READ_BYTES
 from nekko.upstream.base import Validators
 from nekko.upstream.faults import translated
 
@@ -28,6 +29,8 @@ REPORT_BYTES = 2 << 20
 REPORT_SECONDS = 0.5
 QUIET_MILLISECONDS = 50
 """Without a byte for so long, what has arrived is reported before waiting on."""
+MAX_WAIT_SECONDS = 60.0
+"""One poll's share of a wait: its timeout is an int of milliseconds."""
 
 Write = Callable[[memoryview], None]
 Progressed = Callable[[int], None]
@@ -48,17 +51,22 @@ class HttpBody:
 
     async def drain(self, write: Write, progressed: Progressed) -> None:
         """Move the body into `write`; see `upstream.base.Body`."""
-        stream = self.response.extensions.get("network_stream")
         with translated(self.where):
             # The generator holds no scope open while it is suspended, and is closed here whatever happens.
             async with aclosing(self.response.aiter_raw()) as chunks:  # type: ignore[type-var]  # httpx types it wider
-                if isinstance(stream, Stream) and self.length is not None and self.length > TAKE_OVER_BYTES:
+                stream = self._stream()
+                if stream is not None and self.length is not None and self.length > TAKE_OVER_BYTES:
                     first = await anext(chunks)
                     await self._in_thread(write, memoryview(first))
                     progressed(len(first))
                     await self._take_over(stream, self.length - len(first), write, progressed)
                 else:
                     await self._relay(chunks, write, progressed)
+
+    def _stream(self) -> Stream | None:
+        """Give the connection, if a worker thread can receive from it."""
+        stream = self.response.extensions.get("network_stream")
+        return stream if isinstance(stream, Stream) and not stream.is_nested else None
 
     async def _in_thread(self, write: Write, data: memoryview) -> None:
         await trio.to_thread.run_sync(write, data, limiter=self.threads)
@@ -172,8 +180,9 @@ class _Pump:
         waiting.register(self.sock, select.POLLIN)
         try:
             while self.remaining:
-                if unreported and not waiting.poll(QUIET_MILLISECONDS):
-                    trio.from_thread.run_sync(self.progressed, unreported)  # a follower may be waiting for just these
+                # A follower may be waiting for just what has arrived: it is told before a wait, ours or the far end's.
+                if unreported and (self._is_held_back() or not waiting.poll(QUIET_MILLISECONDS)):
+                    trio.from_thread.run_sync(self.progressed, unreported)
                     unreported, last = 0, time.monotonic()
                 count = self._receive(buffer[: min(len(buffer), self.remaining)])
                 if not count:
@@ -188,10 +197,24 @@ class _Pump:
             if unreported:
                 trio.from_thread.run_sync(self.progressed, unreported)
 
+    def _is_held_back(self) -> bool:
+        return self.stream.meter.wait_seconds() * 1000 > QUIET_MILLISECONDS
+
+    def _wait_for_turn(self) -> None:
+        """Wait for as long as the bandwidth limits want, unless the socket is shut down: that ends the wait at once."""
+        hang_up = select.poll()
+        hang_up.register(self.sock, 0)
+        while (seconds := self.stream.meter.wait_seconds()) > 0:
+            if hang_up.poll(min(seconds, MAX_WAIT_SECONDS) * 1000):
+                return
+
     def _receive(self, buffer: memoryview) -> int:
         try:
             if self.stream.tls is None:
-                return self.sock.recv_into(buffer)
+                self._wait_for_turn()
+                count = self.sock.recv_into(buffer[: self.stream.meter.read_bytes])
+                self.stream.meter.received(count)
+                return count
             return self._receive_tls(self.stream.tls, buffer)
         except TimeoutError as error:
             raise UpstreamTimeoutError(f"{self.where}: sent nothing for {self.stall_seconds:g} seconds") from error
@@ -205,7 +228,10 @@ class _Pump:
             except ssl.SSLWantReadError:
                 if waiting := tls.to_send():  # an answer to a key update
                     self.sock.sendall(waiting)
-                tls.received(self.sock.recv(READ_BYTES))
+                self._wait_for_turn()
+                data = self.sock.recv(self.stream.meter.read_bytes)
+                self.stream.meter.received(len(data))
+                tls.received(data)
 
 
 def _shut_down(sock: socket.socket) -> None:

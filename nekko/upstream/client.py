@@ -5,6 +5,7 @@ credentials only if it goes to the origin they were given for.
 """
 
 import ipaddress
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,15 +16,19 @@ import httpcore
 import httpx
 import trio
 
+from nekko.config.proxy import Proxy
 from nekko.config.settings import Host, Settings
 from nekko.errors import ConfigInvalidError, UpstreamContentError
 from nekko.upstream.backend import Backend
+from nekko.upstream.bandwidth import Bandwidth
 from nekko.upstream.faults import translated, where_of
 from nekko.upstream.policy import Policy
+from nekko.upstream.proxies import Proxies, ProxyBackend, proxy_authorization, proxy_refusal
 
 USER_AGENT = "nekko"
 IDLE_CONNECTIONS = 20
 IDLE_SECONDS = 30.0
+_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT = Host()
 
@@ -31,14 +36,22 @@ _DEFAULT = Host()
 class HttpClient:
     """Sends requests; an async context manager that closes its connections.
 
-    One connection pool per set of TLS settings. Connections for bodies that were taken over are not used again.
+    One connection pool per set of TLS settings and way to the far end. Connections for bodies that were taken over are
+    not used again.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
+        """Read what the settings, and the environment's variables for proxies, say of connections.
+
+        Raises:
+            ConfigInvalidError: A variable for a proxy cannot be used.
+        """
         self._settings = settings
         self._policy = Policy(settings)
-        self._backend = Backend(self._policy)
-        self._pools: dict[Host, httpcore.AsyncConnectionPool] = {}
+        self._proxies = Proxies(settings, environment)
+        self._bandwidth = Bandwidth(settings)
+        self._contexts: dict[Host, ssl.SSLContext] = {}
+        self._pools: dict[tuple[Host, Proxy | None, str], httpcore.AsyncConnectionPool] = {}
         self._building = trio.Lock()
         self._stack = AsyncExitStack()
 
@@ -108,24 +121,34 @@ class HttpClient:
     def _check(self, target: httpx.URL, where: str) -> None:
         if target.scheme not in ("http", "https") or not target.host:
             raise UpstreamContentError(f"{where}: a redirect to {target.scheme or 'no'}: is not followed")
-        self._policy.check_host(target.host, target.port or {"http": 80, "https": 443}[target.scheme])
+        self._policy.check_host(target.host, target.port or _PORTS[target.scheme])
 
     @asynccontextmanager
     async def _exchange(self, request: httpx.Request, where: str) -> AsyncIterator[httpx.Response]:
         settings, url = self._settings, request.url
         timeouts = {"connect": settings.connect_timeout_seconds, "read": settings.stall_timeout_seconds,
                     "write": settings.stall_timeout_seconds, "pool": None}  # fmt: skip
-        host = f"{url.host}:{url.port}" if url.port else url.host
-        pool = await self._pool(self.rules(host))
+        rules = self.rules(f"{url.host}:{url.port}" if url.port else url.host)
+        proxy = self._proxies.of(url.scheme, url.host, url.port or _PORTS[url.scheme], rules)
+        path, headers = url.raw_path, request.headers.raw
+        if proxy is not None:
+            self._policy.check_literal(url.host)
+            where = f"{where} by proxy {proxy}"
+            if url.scheme == "http":  # RFC 9112, section 3.2.2: the proxy is sent the whole URL
+                path = b"http://%b%b" % (url.netloc, path)
+                headers = [*headers, *httpx.Headers(proxy_authorization(proxy)).raw]
+        pool = await self._pool(rules, proxy, url.scheme)
         core = httpcore.Request(
             request.method,
-            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=request.headers.raw, content=request.read() or None, extensions={"timeout": timeouts},
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=path),
+            headers=headers, content=request.read() or None, extensions={"timeout": timeouts},
         )  # fmt: skip
         with translated(where):
             answer = await pool.handle_async_request(core)
         relay = _Relay(answer)
         try:
+            if answer.status == 407 and proxy is not None and url.scheme == "http":
+                raise proxy_refusal(where, answer.status)
             yield httpx.Response(
                 answer.status, headers=answer.headers, stream=relay, extensions=answer.extensions, request=request
             )
@@ -133,18 +156,30 @@ class HttpClient:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await relay.aclose()
 
-    async def _pool(self, rules: Host) -> httpcore.AsyncConnectionPool:
-        tls = Host(ca=rules.ca, cert=rules.cert, key=rules.key, insecure_skip_verify=rules.insecure_skip_verify)
+    async def _pool(self, rules: Host, proxy: Proxy | None, scheme: str) -> httpcore.AsyncConnectionPool:
+        tls = _tls_part(rules)
         async with self._building:
-            if tls not in self._pools:
-                context = await trio.to_thread.run_sync(_tls_context, tls)
-                self._pools[tls] = await self._stack.enter_async_context(
+            if (tls, proxy, scheme) not in self._pools:
+                backend = await self._backend(proxy, is_tunnel=scheme == "https")
+                self._pools[tls, proxy, scheme] = await self._stack.enter_async_context(
                     httpcore.AsyncConnectionPool(
-                        ssl_context=context, network_backend=self._backend, max_connections=None,
+                        ssl_context=await self._context(tls), network_backend=backend, max_connections=None,
                         max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_SECONDS,
                     )
                 )  # fmt: skip
-            return self._pools[tls]
+            return self._pools[tls, proxy, scheme]
+
+    async def _backend(self, proxy: Proxy | None, *, is_tunnel: bool) -> httpcore.AsyncNetworkBackend:
+        if proxy is None:
+            return Backend(self._policy, self._bandwidth)
+        rules = self.rules(f"{proxy.host}:{proxy.port}")
+        context = await self._context(_tls_part(rules)) if proxy.scheme == "https" else None
+        return ProxyBackend(proxy, Backend(None, self._bandwidth), self._bandwidth, context, is_tunnel=is_tunnel)
+
+    async def _context(self, tls: Host) -> ssl.SSLContext:
+        if tls not in self._contexts:
+            self._contexts[tls] = await trio.to_thread.run_sync(_tls_context, tls)
+        return self._contexts[tls]
 
 
 class _Relay(httpx.AsyncByteStream):
@@ -188,6 +223,11 @@ def _may_carry(first: httpx.URL, target: httpx.URL) -> bool:
     if (first.scheme, first.port) == (target.scheme, target.port):
         return True
     return (first.scheme, first.port, target.scheme, target.port) == ("http", None, "https", None)
+
+
+def _tls_part(rules: Host) -> Host:
+    """Give what of a host's settings concerns TLS."""
+    return Host(ca=rules.ca, cert=rules.cert, key=rules.key, insecure_skip_verify=rules.insecure_skip_verify)
 
 
 def _tls_context(tls: Host) -> ssl.SSLContext:

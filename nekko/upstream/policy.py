@@ -1,6 +1,7 @@
 """Which hosts and addresses this node fetches from: checked for every hop, before a byte is sent."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 
 from nekko.config.settings import Settings
@@ -41,6 +42,22 @@ class Policy:
                     raise UpstreamForbiddenError(
                         f"{host}: its address {address} is denied by this node's deniedAddresses ({network})"
                     )
+
+    def check_literal(self, host: str) -> None:
+        """Refuse a host that is itself the text of a denied address: all that can be checked where a proxy resolves.
+
+        Raises:
+            UpstreamForbiddenError: It is.
+        """
+        try:
+            address = host.strip("[]")
+            ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            try:
+                address = socket.inet_ntoa(socket.inet_aton(host))  # 2852039166 and 0xa9.0xfe.43518 are addresses too
+            except OSError:
+                return
+        self.check_address(host, address)
 
 
 def _matches(host: str, port: int, patterns: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ READERS = [
     grammar.text, grammar.number, grammar.count, grammar.log_level, grammar.seconds, grammar.size, grammar.switch,
     grammar.path, grammar.address, grammar.octal_mode, grammar.platforms, grammar.network, grammar.host,
     grammar.one_of("https", "http"), grammar.endpoint, grammar.listen,
-    grammar.host_pattern,
+    grammar.host_pattern, grammar.proxy, grammar.bandwidth,
 ]  # fmt: skip
 
 
@@ -47,6 +47,8 @@ def test_size_text_reads_back_as_the_same_size(size: int) -> None:
     ("read", "text"),
     [
         *((grammar.size, text) for text in ("-1", "1e3", "GiB", "1 XB", "1.", ".5G", "1_000", "nan", "9P9", "8192P")),
+        *((grammar.bandwidth, text) for text in ("1", "65535", "fast", "-1")),
+        *((grammar.proxy, text) for text in ("", "socks5://p", "http://p/x")),
         *((grammar.number, text) for text in ("-1", "1.0", "eight", "", "1_0", "٣", " 1", "2147483648")),
         *((grammar.count, text) for text in ("0", "00")),
         *((grammar.log_level, text) for text in ("debug", "-1")),
@@ -70,6 +72,8 @@ def test_text_outside_the_grammar_is_refused(read: Callable[[str], object], text
     ("read", "text", "value"),
     [
         (grammar.log_level, "9", 2),
+        (grammar.bandwidth, "0", 0),
+        (grammar.bandwidth, "64KiB", 64 << 10),
         (grammar.seconds, "0", 0.0),
         (grammar.seconds, "0.25", 0.25),
         (grammar.switch, "Yes", True),
