@@ -14,6 +14,7 @@ from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store, open_store
 from nekko.transfer.pull import Pulls
+from nekko.transfer.ranges import Tuning
 from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.table import Transfers
 from nekko.upstream.base import Remote
@@ -38,8 +39,9 @@ class Node:
         """Give a remote for a URL, as an upstream would."""
         host = url.split("/")[2]
         return HttpRemote(
-            url, host, self.client.send, self.settings.stall_timeout_seconds, trio.CapacityLimiter(4), digest, size
-        )
+            url, host, self.client.send, self.settings.stall_timeout_seconds, trio.CapacityLimiter(8), digest, size,
+            send_plain=self.client.send,
+        )  # fmt: skip
 
     async def pull(
         self, url: str, *, platform: str = "all", credentials: Credentials | None = None, refresh: bool = False
@@ -63,7 +65,7 @@ def wish(url: str, *, platform: str = "all", credentials: Credentials | None = N
 
 
 @asynccontextmanager
-async def open_node(cache: Path, settings: Settings = QUICK) -> AsyncIterator[Node]:
+async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | None = None) -> AsyncIterator[Node]:
     """Run a node on a cache directory; leaving the block is its shutdown."""
     settings = replace(settings, cache_dir=cache)
     async with (
@@ -72,7 +74,7 @@ async def open_node(cache: Path, settings: Settings = QUICK) -> AsyncIterator[No
         HttpClient(settings) as client,
         trio.open_nursery() as nursery,
     ):
-        transfers = Transfers(nursery, store, settings)
+        transfers = Transfers(nursery, store, settings, tuning)
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         yield Node(settings, store, client, transfers, pulls)
         nursery.cancel_scope.cancel()

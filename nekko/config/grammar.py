@@ -164,9 +164,12 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def endpoint(value: str) -> str:
     """Read the URL of an API's root, without a slash at its end."""
-    parts = urlsplit(value)
+    shown = value.rpartition("@")[2][:200]
+    try:
+        parts = urlsplit(value)
+    except ValueError as error:
+        raise ConfigInvalidError(f"{shown!r} is not the URL of an endpoint: {str(error)[:200]}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
-        shown = value.rpartition("@")[2][:200]
         raise ConfigInvalidError(f"{shown!r} is not an endpoint such as https://hub.example.com/path")
     return value.rstrip("/")
 

@@ -141,6 +141,9 @@ class Settings:
     )  # fmt: skip
     max_transfers: int = setting(8, "simultaneous transfers in total")
     max_transfers_per_host: int = setting(4, "simultaneous transfers from one upstream host")
+    max_ranges_per_transfer: int = setting(
+        4, "connections for one large file, at most, where measuring shows that they pay; 1: never more than one"
+    )
     max_attempts: int = setting(5, "tries of one transfer without a byte of progress before it fails")
     retry_base_seconds: float = setting(0.5, "first pause between tries; doubles each time, with jitter")
     retry_max_seconds: float = setting(30.0, "longest pause between tries; a longer Retry-After ends the transfer")

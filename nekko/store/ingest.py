@@ -7,6 +7,11 @@ rename on it is a blob.
 After `kill -9` the page cache still has every byte, so the whole of `data` is trusted again, and hashed again. After a
 power cut the file may be longer than what reached the disk: then only the part up to the last checkpoint is trusted.
 The kernel's boot id tells the two apart.
+
+Bytes may also be written *ahead* of `position`, the frontier, by several connections at a time. The file has holes
+then, and its length says nothing: what is there is recorded in `state.json`, before the first such write and again and
+again from then on, and just that is trusted. Bytes ahead are hashed when the frontier reaches them, read back from the
+page cache.
 """
 
 import errno
@@ -14,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +34,7 @@ from nekko.errors import DigestMismatchError, IntegrityError, SizeMismatchError,
 from nekko.oci.digest import Digest
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
+from nekko.store.extents import Extent, cut, joined, total
 from nekko.store.layout import Layout, replace_file, sync_directory
 
 REHASH_BYTES = 4 << 20
@@ -45,12 +52,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IngestState:
-    """What `state.json` keeps: enough to resume, and no more. `durable` counts bytes forced to disk."""
+    """What `state.json` keeps: enough to resume, and no more.
+
+    `durable` are the extents forced to disk, `written` those written; None while the file has no holes.
+    """
 
     size: int | None = None
     etag: str | None = None
     last_modified: str | None = None
-    durable: int = 0
+    durable: tuple[Extent, ...] = ()
+    written: tuple[Extent, ...] | None = None
     boot: str = ""
 
 
@@ -67,33 +78,86 @@ class Ingest:
         self._file = -1
         self.state = IngestState()
         self.position = 0
-        """Bytes written so far; the next byte goes there."""
+        """The frontier: every byte before it is written and hashed."""
+        self.ahead: tuple[Extent, ...] = ()
+        """What is written beyond the frontier."""
+        self._has_holes = False
+        self._moving = threading.Lock()  # position and ahead change together
+        self._saving = threading.Lock()  # state.json is written by one thread at a time
         self._begin_hash()
+
+    @property
+    def present_bytes(self) -> int:
+        """Bytes written so far, wherever they lie."""
+        with self._moving:
+            return self.position + total(self.ahead)
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether bytes may lie beyond the frontier: then `record` is to be called as they come."""
+        return self._has_holes
 
     # --- in worker threads -------------------------------------------------------------------------------------------
 
     def write(self, chunk: memoryview) -> None:
-        """Append bytes: write and hash them. Called by one worker thread at a time.
+        """Write bytes at the frontier, and hash them. Called by one worker thread at a time, and not beside `absorb`.
 
         Raises:
             SizeMismatchError: More bytes than the size in `state`.
             StorageFullError: The disk is full.
         """
-        end = self.position + len(chunk)
+        self._put(self.position, chunk)
+        self._prove(chunk)
+        self.position += len(chunk)
+
+    def write_ahead(self, offset: int, chunk: memoryview) -> None:
+        """Write bytes at or beyond the frontier, after `begin_ahead`; by several threads, no two at the same place.
+
+        Raises:
+            SizeMismatchError: More bytes than the size in `state`.
+            StorageFullError: The disk is full.
+        """
+        self._put(offset, chunk)
+        with self._moving:
+            self.ahead = joined((*self.ahead, (offset, offset + len(chunk))))
+
+    @property
+    def can_absorb(self) -> bool:
+        """Whether bytes that were written ahead begin at the frontier."""
+        return bool(self.ahead) and self.ahead[0][0] == self.position
+
+    def absorb(self) -> None:
+        """Hash some of what is written right behind the frontier, and move it; only while `can_absorb`.
+
+        Called by one worker thread at a time, and not beside `write`; cut into pieces so that it is never long.
+        """
+        end = min(self.ahead[0][1], self.position + REHASH_BYTES)
+        buffer = memoryview(bytearray(end - self.position))
+        count = os.preadv(self._file, [buffer], self.position)
+        if not count:
+            raise OSError(errno.EIO, "the file became shorter while it was read", str(self._directory))
+        self._prove(buffer[:count])
+        with self._moving:
+            self.position += count
+            self.ahead = joined((max(start, self.position), stop) for start, stop in self.ahead)
+
+    def _put(self, offset: int, chunk: memoryview) -> None:
+        end = offset + len(chunk)
         if self.state.size is not None and end > self.state.size:
             raise SizeMismatchError(self.state.size, end)
         try:
             written = 0
             while written < len(chunk):
-                written += os.pwrite(self._file, chunk[written:], self.position + written)
+                written += os.pwrite(self._file, chunk[written:], offset + written)
         except OSError as error:
             if is_disk_full(error):
                 raise StorageFullError(len(chunk), 0, self._layout.root) from error
             raise
+
+    def _prove(self, chunk: memoryview) -> None:
         self._hash.update(chunk)
         for observer in self._observers:
             observer.update(chunk)
-        self.position = end
 
     def _begin_hash(self) -> None:
         self._hash = self._digest.hasher() if self._digest else hashlib.sha256()
@@ -104,34 +168,43 @@ class Ingest:
         self._file = os.open(self._directory / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.state = _read_state(self._directory)
         size = os.fstat(self._file).st_size
-        trusted = size if self.state.boot == _boot_id() else min(size, self.state.durable)
-        os.ftruncate(self._file, trusted)
-        buffer = memoryview(bytearray(min(REHASH_BYTES, trusted)))
-        offset = 0
-        while offset < trusted:
-            count = os.preadv(self._file, [buffer[: trusted - offset]], offset)
-            if not count:
-                raise OSError(errno.EIO, "the file became shorter while it was read", str(self._directory))
-            self._hash.update(buffer[:count])
-            for observer in self._observers:
-                observer.update(buffer[:count])
-            offset += count
-        self.position = trusted
+        if self.state.boot != _boot_id():
+            trusted = self.state.durable
+        else:
+            trusted = ((0, size),) if self.state.written is None else self.state.written
+        self.position, self.ahead = 0, cut(trusted, size)
+        if not self.can_absorb:
+            self.ahead = ()  # without its beginning, nobody can say which version the rest belongs to
+        os.ftruncate(self._file, self.ahead[-1][1] if self.ahead else 0)
+        while self.can_absorb:
+            self.absorb()
+        self._has_holes = bool(self.ahead)
+
+    def _extents(self) -> tuple[Extent, ...]:
+        with self._moving:
+            return joined([(0, self.position), *self.ahead])
 
     def _save(self, **changes: Any) -> None:
-        self.state = IngestState(**(asdict(self.state) | {"boot": _boot_id()} | changes))
-        replace_file(self._directory / "state.json", json.dumps(asdict(self.state)).encode())
+        with self._saving:
+            written = self._extents() if self._has_holes else None
+            self.state = IngestState(**(asdict(self.state) | {"boot": _boot_id(), "written": written} | changes))
+            replace_file(self._directory / "state.json", json.dumps(asdict(self.state)).encode())
+
+    def _begin_ahead(self) -> None:
+        if not self._has_holes:
+            self._has_holes = True
+            self._save()
 
     def _restart(self) -> None:
         os.ftruncate(self._file, 0)
-        self.position = 0
+        self.position, self.ahead, self._has_holes = 0, (), False
         self._begin_hash()
-        self._save(size=None, etag=None, last_modified=None, durable=0)
+        self._save(size=None, etag=None, last_modified=None, durable=())
 
     def _checkpoint(self) -> None:
-        position = self.position
+        extents = self._extents()
         os.fdatasync(self._file)
-        self._save(durable=position)
+        self._save(durable=extents)
 
     def _publish(self) -> Blob:
         """Prove and publish; see the module's docstring for the order."""
@@ -151,6 +224,7 @@ class Ingest:
         (self._directory / "data").rename(target)
         sync_directory(target.parent)
         shutil.rmtree(self._directory)
+        self._has_holes = False
         return Blob(actual, self.position)
 
     def _quarantine(self, reason: str) -> None:
@@ -168,10 +242,12 @@ class Ingest:
         self._begin_hash()
 
     def _close(self) -> None:
+        if self._has_holes:
+            self._save()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        if self.position == 0:
+        if not self.present_bytes:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     # --- in the trio thread ------------------------------------------------------------------------------------------
@@ -183,6 +259,14 @@ class Ingest:
     async def note(self, *, size: int | None, etag: str | None, last_modified: str | None) -> None:
         """Record what the upstream said of the bytes that follow; without it they cannot be resumed."""
         await trio.to_thread.run_sync(partial(self._save, size=size, etag=etag, last_modified=last_modified))
+
+    async def begin_ahead(self) -> None:
+        """Record that the file may have holes from now on."""
+        await trio.to_thread.run_sync(self._begin_ahead)
+
+    async def record(self) -> None:
+        """Record what is written, for `kill -9`."""
+        await trio.to_thread.run_sync(self._save)
 
     async def checkpoint(self) -> None:
         """Force what is written so far to disk, beside a running writer."""
@@ -240,10 +324,7 @@ class Ingests:
 
     def kept_bytes(self, key: str) -> int:
         """Tell how many bytes are kept of a key."""
-        try:
-            return (self._directory(key) / "data").stat().st_size
-        except FileNotFoundError:
-            return 0
+        return _kept_bytes(self._directory(key))
 
     def remove_older(self, seconds: float) -> None:
         """Remove what nobody wrote to for that long; blocking, called before the store is used."""
@@ -258,7 +339,7 @@ class Ingests:
 
     def owned_bytes(self, owner: str) -> int:
         """Tell how many bytes are kept under keys `owner#part`."""
-        return sum(data.stat().st_size for data in self._layout.ingests.glob(f"{_hashed(owner)}-*/data"))
+        return sum(_kept_bytes(directory) for directory in self._layout.ingests.glob(f"{_hashed(owner)}-*"))
 
     def _directory(self, key: str) -> Path:
         owner, mark, part = key.rpartition("#")
@@ -281,12 +362,25 @@ def _hashed(text: str) -> str:
     return Digest.of(text.encode()).encoded[:40]
 
 
+def _kept_bytes(directory: Path) -> int:
+    try:
+        size = (directory / "data").stat().st_size
+    except FileNotFoundError:
+        return 0
+    written = _read_state(directory).written
+    return size if written is None else total(cut(written, size))
+
+
 def _read_state(directory: Path) -> IngestState:
     try:
-        return IngestState(**json.loads((directory / "state.json").read_bytes()))
+        state = json.loads((directory / "state.json").read_bytes())
+        for name in ("durable", "written"):
+            if state.get(name) is not None:
+                state[name] = joined((int(start), int(end)) for start, end in state[name])
+        return IngestState(**state)
     except FileNotFoundError:
         return IngestState()
-    except (ValueError, TypeError):  # written by rename, so only damage or another version gets here: trust nothing
+    except (ValueError, TypeError, AttributeError):  # written by rename, so only damage or another version gets here
         return IngestState()
 
 

@@ -14,7 +14,9 @@ from nekko.oci.digest import Digest
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.store import Store
-from nekko.transfer.fetch import Progress, fetch
+from nekko.transfer.arrival import Progress
+from nekko.transfer.fetch import fetch
+from nekko.transfer.ranges import Ranges, Tuning
 from nekko.transfer.slots import Slots
 from nekko.upstream.base import Proof, Remote, Validators
 
@@ -86,14 +88,15 @@ class Transfer:
 class Transfers:
     """All transfers of this process."""
 
-    def __init__(self, nursery: trio.Nursery, store: Store, settings: Settings) -> None:
+    def __init__(self, nursery: trio.Nursery, store: Store, settings: Settings, tuning: Tuning | None = None) -> None:
         """Keep transfers in `nursery`, which must be the daemon's own."""
         self._nursery = nursery
         self._store = store
         self._settings = settings
         self._table: dict[str, Transfer] = {}
         hosts = {host: rules.max_transfers for host, rules in settings.hosts.items() if rules.max_transfers}
-        self._slots = Slots(total=settings.max_transfers, per_host=settings.max_transfers_per_host, of_host=hosts)
+        slots = Slots(total=settings.max_transfers, per_host=settings.max_transfers_per_host, of_host=hosts)
+        self._ranges = Ranges(slots, settings, tuning or Tuning())
         self.received_by_host: dict[str, int] = {}
         """Bytes received since start, by upstream host."""
         self.unique_bytes = 0
@@ -208,7 +211,7 @@ class Transfers:
                     self._store.capacity.spend(transfer.key, count)
 
                 blob = await fetch(
-                    remote, ingest, transfer.progress, slots=self._slots, settings=self._settings, received=received,
+                    remote, ingest, transfer.progress, ranges=self._ranges, settings=self._settings, received=received,
                     expects=lambda size: self._store.capacity.grow(transfer.key, size),
                 )  # fmt: skip
                 validators = Validators(ingest.state.etag, ingest.state.last_modified)

@@ -46,6 +46,10 @@ class Body(Protocol):
     @property
     def validators(self) -> Validators: ...
 
+    @property
+    def takes_ranges(self) -> bool:
+        """Whether the upstream says that it serves parts of this: by Accept-Ranges, or by having done so."""
+
     async def drain(self, write: Callable[[memoryview], None], progressed: Callable[[int], None]) -> None:
         """Move the rest of the body into `write`, then return.
 
@@ -82,11 +86,21 @@ class Remote(Protocol):
     def host(self) -> str:
         """`host[:port]` that the limit of transfers per host counts by."""
 
-    def open(self, *, offset: int = 0, validators: Validators | None = None) -> AbstractAsyncContextManager[Body]:
-        """Ask for the bytes from `offset` on, by Range with If-Range of `validators` when `offset` is not 0.
+    def open(
+        self,
+        *,
+        offset: int = 0,
+        end: int | None = None,
+        validators: Validators | None = None,
+        beside: Body | None = None,
+    ) -> AbstractAsyncContextManager[Body]:
+        """Ask for the bytes from `offset` to `end`, by Range with If-Range of `validators` when that is not all.
+
+        `beside` is another body of this remote: the bytes are asked for where that one came from, which spares the
+        redirects on the way there.
 
         A remote with a known digest may resume without validators. When the upstream answers 200, or 416, or has
-        another version, the body starts at 0 (a 416 is followed by a plain request).
+        another version, the body starts at 0 and goes to the end of all (a 416 is followed by a plain request).
 
         Raises:
             UpstreamError: One of its leaves, by what happened. Retrying is the caller's.

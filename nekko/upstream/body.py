@@ -46,6 +46,7 @@ class HttpBody:
     size: int | None
     length: int | None
     validators: Validators
+    takes_ranges: bool
     stall_seconds: float
     threads: trio.CapacityLimiter
 

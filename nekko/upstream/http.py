@@ -39,7 +39,7 @@ class HttpUpstream:
             return Unchanged()
         remote = HttpRemote(
             locator.url, locator.host, partial(self._client.send, authorization=authorization),
-            self._settings.stall_timeout_seconds, self._threads,
+            self._settings.stall_timeout_seconds, self._threads, send_plain=self._client.send,
         )  # fmt: skip
         return Files((File(locator.file_name, remote),), partial(_assemble, locator))
 

@@ -86,8 +86,9 @@ class HubUpstream:
     def _file(self, locator: HubLocator, listing: Listing, entry: Entry, send: Send) -> File:
         url = f"{self._base(locator)}/{locator.path}/resolve/{quote(listing.commit, safe='')}/{quote(entry.path)}"
         remote = HttpRemote(
-            url, locator.host, send, self._settings.stall_timeout_seconds, self._threads, entry.digest, entry.size
-        )
+            url, locator.host, send, self._settings.stall_timeout_seconds, self._threads, entry.digest, entry.size,
+            send_plain=self._client.send,
+        )  # fmt: skip
         # Within one repository only: a git blob id is SHA-1, for which two contents of one id can be made.
         known_as = f"git:{locator.host}/{locator.path}:{entry.blob_id}" if entry.blob_id else None
         return File(entry.path, remote, entry.proofs, known_as)

@@ -107,6 +107,7 @@ class OciImage:
         return HttpRemote(
             f"{self.session.base}/{kind}/{descriptor.digest}", self.session.host, self.session.send,
             self.settings.stall_timeout_seconds, self.threads, descriptor.digest, descriptor.size, headers,
+            self.session.client.send,
         )  # fmt: skip
 
 

@@ -38,6 +38,19 @@ class Request:
 Answer = Callable[[trio.SocketStream, Request], Awaitable[None]]
 
 
+class Pace:
+    """A link of so many bytes a second, shared by whoever sends over it."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._due = 0.0
+
+    async def send(self, stream: trio.SocketStream, chunk: bytes) -> None:
+        self._due = max(self._due, trio.current_time()) + len(chunk) / self._bytes_per_second
+        await trio.sleep_until(self._due)
+        await stream.send_all(chunk)
+
+
 @dataclass
 class FarEnd:
     """One running far end. Paths without a script are answered by `otherwise`."""
@@ -47,6 +60,7 @@ class FarEnd:
     otherwise: "Answer" = field(default_factory=lambda: status(404))
     requests: list[Request] = field(default_factory=list)
     open_connections: int = 0
+    most_connections: int = 0
     _scripts: dict[str, list[Answer]] = field(default_factory=lambda: defaultdict(list))
 
     @property
@@ -71,6 +85,7 @@ class FarEnd:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.open_connections += 1
+        self.most_connections = max(self.most_connections, self.open_connections)
         try:
             async with stream:
                 request = await _read(stream)
@@ -118,9 +133,10 @@ def _head(code: int, headers: Mapping[str, object]) -> bytes:
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
 
 
-async def _send(stream: trio.SocketStream, body: bytes) -> None:
+async def _send(stream: trio.SocketStream, body: bytes, pace: Pace | None = None) -> None:
     for start in range(0, len(body), CHUNK):
-        await stream.send_all(body[start : start + CHUNK])
+        chunk = body[start : start + CHUNK]
+        await (stream.send_all(chunk) if pace is None else pace.send(stream, chunk))
 
 
 def whole(
@@ -132,10 +148,11 @@ def whole(
     cut_after: int | None = None,
     stall_after: int | None = None,
     gate: trio.Event | None = None,
+    pace: Callable[[], Pace] | None = None,
 ) -> Answer:
     """Answer with a body, honouring Range and If-Range. `cut_after`, `stall_after` count bytes of this answer.
 
-    A stalled answer goes on when `gate` is set; without a gate it never does.
+    A stalled answer goes on when `gate` is set; without a gate it never does. `pace` gives the link of each answer.
     """
 
     async def answer(stream: trio.SocketStream, request: Request) -> None:
@@ -161,7 +178,7 @@ def whole(
             else:
                 await gate.wait()
             part = part[stall_after:]
-        await _send(stream, part if cut_after is None else part[:cut_after])
+        await _send(stream, part if cut_after is None else part[:cut_after], pace() if pace else None)
 
     return answer
 

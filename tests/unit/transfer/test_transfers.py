@@ -17,7 +17,7 @@ from nekko.errors import (
     UpstreamNotFoundError,
 )
 from nekko.oci.digest import Digest
-from nekko.transfer.fetch import CHECKPOINT_BYTES
+from nekko.transfer.arrival import CHECKPOINT_BYTES
 from nekko.transfer.follow import WITHHELD_BYTES, follow
 from nekko.transfer.table import Fetched, Transfer
 from nekko.upstream.base import Proof
@@ -330,7 +330,7 @@ async def test_large_transfer_is_forced_to_disk_on_the_way(node: Node, far: FarE
         await _arrived(transfer, CHECKPOINT_BYTES)
         (state,) = node.store.layout.ingests.glob("*/state.json")
         with trio.fail_after(10):
-            while json.loads(state.read_bytes())["durable"] < CHECKPOINT_BYTES:
+            while json.loads(state.read_bytes())["durable"] != [[0, CHECKPOINT_BYTES + 4]]:
                 await trio.sleep(0.01)
     assert node.store.blobs.stat(Digest.of(body)) is None
 
