@@ -161,9 +161,10 @@ class Daemon:
         connection = self._connect()
         try:
             connection.request("GET", path, headers={"Accept": "text/event-stream"})
-            response = connection.getresponse()
-            if response.status == 200 and _is_ours(response):
-                yield from _progress_of(response)
+            # Closed here, not when it is forgotten: a finalizer would swallow the interrupt that comes meanwhile.
+            with connection.getresponse() as response:
+                if response.status == 200 and _is_ours(response):
+                    yield from _progress_of(response)
         except (OSError, HTTPException, ValueError):
             return
         finally:

@@ -316,7 +316,7 @@ def test_pull_interrupted_says_that_the_daemon_goes_on(far_end: FarEnd) -> None:
             shown += os.read(screen, 4096).decode()
         os.write(screen, b"\x03")
         shown += drained(screen)
-        assert process.wait(SECONDS) == 130
+        assert process.wait(SECONDS) == 130, shown
     release.set()
     assert f"to stop it: nekko rm {URL}" in shown
     assert "Traceback" not in shown
