@@ -1,86 +1,22 @@
 """The main job as its user sees it: the real daemon as a process, real upstreams, real readers of the layout."""
 
-import http.client
-import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nekko.oci.digest import Digest
+from tests.daemon import daemon, path_of
 from tests.servers import Server, docker_registry, nginx, push_image, umoci_names
 
 FILE = random.Random(5).randbytes(20_000_000)
 LAYERS = [random.Random(n).randbytes(3_000_000) for n in (6, 7)]
-
-
-class Daemon:
-    """`nekko serve` as a process on a Unix socket."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        self.cache = directory / "cache"
-        self.socket = directory / "n.sock"
-        self.log = directory / "log"
-        self.command = [sys.executable, "-m", "nekko", "serve", "--cache-dir", str(self.cache), "--address",
-                        str(self.socket), "-v", "1", *arguments]  # fmt: skip
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=os.environ | {"HOME": "/nowhere"})
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return self.process
-
-    def _answers(self) -> bool:
-        try:
-            return self.ask("GET", "/health/live")[0] == 200
-        except OSError:
-            return False
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("nekko", timeout=60)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        try:
-            connection.sock.connect(str(self.socket))
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            raw = answer.read()
-            is_json = "json" in answer.headers.get("content-type", "")
-            return answer.status, json.loads(raw) if is_json else raw
-        finally:
-            connection.close()
-
-    def content(self, url: str) -> tuple[int, Any]:
-        return self.ask("GET", f"/content/{urlsafe_b64encode(url.encode()).decode()}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-@contextmanager
-def daemon(directory: Path, *arguments: str) -> Iterator[Daemon]:
-    running = Daemon(directory, *arguments)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
 
 
 @pytest.fixture
@@ -99,7 +35,7 @@ def test_file_from_nginx_is_there_by_path_by_hash_and_for_oci_tools(tmp_path: Pa
         assert path.stat().st_mode & 0o777 == 0o444
         assert node.ask("GET", f"/{Digest.of(FILE).encoded}")[1] == FILE
         assert node.ask("POST", "/content/", {"url": web.url("/f.bin"), "refresh": True})[1]["cached"] is True
-        assert node.ask("DELETE", f"/content/{urlsafe_b64encode(web.url('/f.bin').encode()).decode()}")[0] == 204
+        assert node.ask("DELETE", path_of(web.url("/f.bin")))[0] == 204
         assert not path.exists()
         assert node.stop() == 0
         assert not node.socket.exists()
