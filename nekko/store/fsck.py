@@ -1,7 +1,9 @@
 """Checking a whole cache at rest, and rebuilding a lost catalog from the layout.
 
-The daemon must not run. `check` proves every blob and compares catalog, files and index.json; what it finds wrong it
-moves to quarantine or out of the way, so that the next pull brings it anew: nothing that is right is removed.
+The daemon must not run. Every blob is proven, and catalog, files and index.json are compared; what is wrong goes to
+quarantine or out of the way, so that the next pull brings it anew. What is right is removed only where nothing names
+it: a daemon that was killed in the middle of a removal leaves such blobs, and nothing else would ever look at them. A
+file that the catalog did not know may be another tool's work in progress, and is left until the next run.
 """
 
 import contextlib
@@ -9,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,15 @@ from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
 from nekko.store.catalog import Catalog
 from nekko.store.content import Blob, Naming, Required
-from nekko.store.index import MAX_CHILDREN, MAX_MANIFEST_BYTES, NAME, PLATFORM, check_catalog, read_entries
+from nekko.store.index import (
+    MAX_CHILDREN,
+    MAX_MANIFEST_BYTES,
+    NAME,
+    PLATFORM,
+    IndexFile,
+    check_catalog,
+    read_entries,
+)
 from nekko.store.layout import Layout
 from nekko.store.store import hash_file
 
@@ -73,10 +83,12 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
         except sqlite3.DatabaseError as error:
             raise ConfigInvalidError(f"cacheDir {cache_dir}: catalog: {error}; use --rebuild") from error
         with contextlib.closing(catalog):
+            recorded = [blob.digest for blob in catalog.blobs()]
             _prove_blobs(layout, catalog, report)
             if rebuild:
                 _rebuild_contents(layout, catalog, report)
             _check_contents(layout, catalog, report)
+            _remove_unnamed(recorded, layout, catalog, report)
         return report
     finally:
         os.close(lock)
@@ -191,3 +203,16 @@ def _check_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
     for entry in layout.quarantine.iterdir():
         if entry.is_dir() and not any(entry.iterdir()):
             shutil.rmtree(entry)
+
+
+def _remove_unnamed(candidates: Iterable[Digest], layout: Layout, catalog: Catalog, report: Report) -> None:
+    """Remove those candidates, and what they named, that neither a content nor another tool's entry needs."""
+    foreign = IndexFile(layout).foreign_digests()
+    pending = list(candidates)
+    while pending:
+        digest = pending.pop()
+        if catalog.blob(digest) is None or catalog.is_named(digest) or digest in foreign:
+            continue
+        pending.extend(catalog.drop_blob(digest))
+        layout.blob(digest).unlink(missing_ok=True)
+        report.notes.append(f"{digest}: nothing names it, removed")

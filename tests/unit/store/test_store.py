@@ -309,6 +309,30 @@ async def test_fsck_finds_a_flipped_bit_a_lost_file_and_a_stray_one(tmp_path: Pa
     assert len(list(layout.quarantine.iterdir())) == 1
 
 
+async def test_fsck_removes_what_nothing_names_and_leaves_what_it_did_not_know(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    unknown, foreign = Digest.of(b"unknown"), Digest.of(b"foreign")
+    async with open_store(tmp_path, min_free_bytes=0) as store:
+        kept = await keep_file(store)
+        parent, child = [(await store.publish_bytes(body, Digest.of(body))).digest for body in (b"parent", b"child")]
+        store.catalog.add_edges(parent, [child])  # as a kill in the middle of a removal leaves them
+        await store.publish_bytes(b"foreign", foreign)
+    index = json.loads(layout.index.read_bytes())
+    index["manifests"].append({"mediaType": "text/plain", "digest": str(foreign), "size": 7})
+    layout.index.write_text(json.dumps(index))
+    layout.blob(unknown).write_bytes(b"unknown")
+    report = fsck.run(tmp_path, rebuild=False)
+    assert report.is_clean
+    assert f"note: {parent}: nothing names it, removed" in list(report.lines())
+    assert not layout.blob(parent).exists()
+    assert not layout.blob(child).exists()
+    assert layout.blob(foreign).exists()
+    assert layout.blob(unknown).exists()
+    assert all(layout.blob(item.digest).exists() for item in kept.required)
+    fsck.run(tmp_path, rebuild=False)
+    assert not layout.blob(unknown).exists()
+
+
 async def test_rebuild_makes_a_lost_catalog_anew(tmp_path: Path) -> None:
     async with open_store(tmp_path, min_free_bytes=0) as store:
         before = await keep_file(store)
