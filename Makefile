@@ -4,7 +4,8 @@ PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall clean
+.PHONY: help run test test-peers fault fault-fast fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall \
+	clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +26,21 @@ fuzz: ## Search every parser for input that breaks it (FUZZ_SECONDS each, 60)
 	@packaging/setup fuzz
 	build/fuzz-env/bin/python -m tests.fuzz $(FUZZ_SECONDS)
 
+fault: ## Let everything fail that can, write docs/faults.md (root; some minutes)
+	@packaging/setup test
+	$(PYTHON) -m pytest -m fault -o addopts= tests/fault --kills 500 --write-matrix docs/faults.md
+
+fault-fast: ## The same with fewer kills
+	@packaging/setup test
+	$(PYTHON) -m pytest -m fault -o addopts= tests/fault
+
 lint: ## Format check, lint, types
 	@packaging/setup test
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test test-peers smoke ## What a commit must pass
+check: lint test test-peers fault-fast smoke ## What a commit must pass
 
 zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test

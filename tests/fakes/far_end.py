@@ -4,6 +4,7 @@ It keeps every request it was sent, and answers one per connection, so that what
 never depends on an earlier test step.
 """
 
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -57,6 +58,7 @@ class FarEnd:
 
     port: int
     address: str = "127.0.0.1"
+    scheme: str = "http"
     otherwise: "Answer" = field(default_factory=lambda: status(404))
     requests: list[Request] = field(default_factory=list)
     open_connections: int = 0
@@ -68,7 +70,7 @@ class FarEnd:
         return f"{self.address}:{self.port}"
 
     def url(self, path: str) -> str:
-        return f"http://{self.host}{path}"
+        return f"{self.scheme}://{self.host}{path}"
 
     def on(self, path: str, *answers: Answer) -> str:
         """Script the answers to a path, in order; the last one is given again and again. Gives the URL."""
@@ -102,11 +104,12 @@ class FarEnd:
 
 
 @asynccontextmanager
-async def far_end(host: str = "127.0.0.1") -> AsyncIterator[FarEnd]:
-    """Run a far end for the length of the block."""
+async def far_end(host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> AsyncIterator[FarEnd]:
+    """Run a far end for the length of the block. With `tls`, its answers are given an `SSLStream`."""
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host=host)
-        end = FarEnd(listener.socket.getsockname()[1], host)
+        (plain,) = await trio.open_tcp_listeners(0, host=host)
+        end = FarEnd(plain.socket.getsockname()[1], host, "https" if tls else "http")
+        listener = trio.SSLListener(plain, tls, https_compatible=True) if tls else plain
         nursery.start_soon(trio.serve_listeners, end.serve, [listener])
         yield end
         nursery.cancel_scope.cancel()
