@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,23 @@ ANSWER_SECONDS = 60.0
 
 
 class Daemon:
-    """`nekko serve` on a Unix socket. The cache is in `directory`, unless it is said to be elsewhere."""
+    """`nekko serve` on a Unix socket.
+
+    The cache is in `directory`, unless it is said to be elsewhere. `wrapper` is a command that runs the one it is given.
+    """
 
     def __init__(
-        self, directory: Path, *arguments: str, cache: Path | None = None, environ: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        cache: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.cache = cache or directory / "cache"
         self.socket = directory / "n.sock"
         self.log = directory / "log"
-        self.command = [sys.executable, "-m", "nekko", "serve", "--cache-dir", str(self.cache), "--address",
+        self.command = [*wrapper, sys.executable, "-m", "nekko", "serve", "--cache-dir", str(self.cache), "--address",
                         str(self.socket), "-v", "1", *arguments]  # fmt: skip
         self._environ = os.environ | {"HOME": "/nowhere"} | dict(environ or {})
         self.process = self.start()
@@ -77,11 +85,9 @@ def path_of(url: str) -> str:
 
 
 @contextmanager
-def daemon(
-    directory: Path, *arguments: str, cache: Path | None = None, environ: Mapping[str, str] | None = None
-) -> Iterator[Daemon]:
-    """Run a daemon for the length of the block."""
-    running = Daemon(directory, *arguments, cache=cache, environ=environ)
+def daemon(directory: Path, *arguments: str, **surroundings: Any) -> Iterator[Daemon]:
+    """Run a daemon for the length of the block; arguments are those of `Daemon`."""
+    running = Daemon(directory, *arguments, **surroundings)
     try:
         yield running
     finally:

@@ -15,8 +15,9 @@ def check_at_rest(trial: Trial, cache: Path) -> None:
     layout = Layout(cache)
     with trial.promise(Promise.CLEAN):
         for _ in range(2):
-            assert fsck.run(cache, rebuild=False).faults == []
-        assert _orphans(layout) == []
+            report = fsck.run(cache, rebuild=False)
+            assert report.is_clean, "\n".join(report.lines())
+        assert not (orphans := _orphans(layout)), orphans
     with trial.promise(Promise.TIDY):
         assert not list(layout.trash.iterdir())
         assert not list(layout.quarantine.iterdir())

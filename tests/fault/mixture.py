@@ -111,19 +111,32 @@ class Mixture:
             self.acknowledged += 1
 
     async def _read(self, client: httpx.AsyncClient, name: Name) -> None:
+        """Ask for a name and its bytes. A pull that goes on after a start may replace them meanwhile: then once more."""
         shown = await client.get(path_of(name.url))
+        while True:
+            faults = await self._faults_of(client, name, shown)
+            before, shown = shown, await client.get(path_of(name.url))
+            if _digest_of(shown) == _digest_of(before):
+                self.faults += faults
+                return
+
+    async def _faults_of(self, client: httpx.AsyncClient, name: Name, shown: httpx.Response) -> list[str]:
+        """Compare what is shown of a name, and the bytes it has, with what it may be."""
         if shown.status_code != 200:
-            if ABSENT not in name.possible:
-                self.faults.append(f"{name.url} is lost: {shown.status_code} {shown.text}")
-            return
-        state = next((each for each in name.possible if each.digest == shown.json()["digest"]), None)
+            return [] if ABSENT in name.possible else [f"{name.url} is lost: {shown.status_code} {shown.text}"]
+        state = next((each for each in name.possible if each.digest == _digest_of(shown)), None)
         if state is None:
-            self.faults.append(f"{name.url} is what it never was: {shown.text}")
-            return
+            return [f"{name.url} is what it never was: {shown.text}"]
+        faults = []
         for body in state.blobs:
             read = await client.get(f"/{Digest.of(body).encoded}")
             if (read.status_code, read.content) != (200, body):
-                self.faults.append(f"{Digest.of(body)} of {name.url}: {read.status_code}, {len(read.content)} bytes")
+                faults.append(f"{Digest.of(body)} of {name.url}: {read.status_code}, {len(read.content)} bytes")
+        return faults
+
+
+def _digest_of(shown: httpx.Response) -> str | None:
+    return str(shown.json()["digest"]) if shown.status_code == 200 else None
 
 
 class _Paced:
