@@ -6,6 +6,7 @@ one that was answered is binding; one that was not may have happened or not.
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -57,6 +58,8 @@ class Mixture:
     faults: list[str] = field(default_factory=list)
     """What was answered and must not have been."""
     acknowledged: int = 0
+    refusals: frozenset[int] = frozenset()
+    """Statuses that say no, permitted for now; what they refused may have happened or not."""
 
     async def work(self, seed: str) -> None:
         """Work until the daemon is gone."""
@@ -69,6 +72,14 @@ class Mixture:
         async with self._client() as client:
             for name in (name for own in self.names for name in own):
                 await self._read(client, name)
+
+    async def go_through(self) -> None:
+        """Take every step with every name, one after the other."""
+        async with self._client() as client:
+            for name in (name for own in self.names for name in own):
+                for step in (self._refresh, self._read, self._remove, self._pull, self._read):
+                    with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # broken off, as it should be in doubt
+                        await step(client, name)
 
     async def _worker(self, own: list[Name], rng: random.Random) -> None:
         steps: list[Callable[[httpx.AsyncClient, Name], Awaitable[None]]] = [
@@ -86,15 +97,17 @@ class Mixture:
         return httpx.AsyncClient(transport=transport, base_url="http://node", timeout=30)
 
     async def _pull(self, client: httpx.AsyncClient, name: Name, *, refresh: bool = False) -> None:
-        held = [state for state in name.possible if state.digest is not None]
         name.possible = [*name.possible, name.offered]
+        # The first is what was held. A refresh asks anew, or joins a pull that did: one that goes on after a start.
+        allowed = name.possible[1:] if refresh else name.possible
         answer = await client.post("/content/", json={"url": name.url, "refresh": refresh})
-        allowed = [name.offered] if refresh else [*held, name.offered]
-        pulled = [state for state in allowed if state.digest == answer.json().get("digest")]
+        if answer.status_code in self.refusals:
+            return
+        pulled = [state for state in allowed if state.digest == answer.json().get("digest") is not None]
         if answer.status_code != 201 or not pulled:
             self.faults.append(f"pull of {name.url}: {answer.status_code} {answer.text}")
         else:
-            name.possible = pulled
+            name.possible = pulled[:1]
             self.acknowledged += 1
 
     async def _refresh(self, client: httpx.AsyncClient, name: Name) -> None:
@@ -104,6 +117,8 @@ class Mixture:
     async def _remove(self, client: httpx.AsyncClient, name: Name) -> None:
         name.possible = [*name.possible, ABSENT]
         answer = await client.delete(path_of(name.url))
+        if answer.status_code in self.refusals:
+            return
         if answer.status_code != 204:
             self.faults.append(f"removal of {name.url}: {answer.status_code} {answer.text}")
         else:
@@ -122,6 +137,8 @@ class Mixture:
 
     async def _faults_of(self, client: httpx.AsyncClient, name: Name, shown: httpx.Response) -> list[str]:
         """Compare what is shown of a name, and the bytes it has, with what it may be."""
+        if shown.status_code in self.refusals:
+            return []
         if shown.status_code != 200:
             return [] if ABSENT in name.possible else [f"{name.url} is lost: {shown.status_code} {shown.text}"]
         state = next((each for each in name.possible if each.digest == _digest_of(shown)), None)
@@ -130,7 +147,7 @@ class Mixture:
         faults = []
         for body in state.blobs:
             read = await client.get(f"/{Digest.of(body).encoded}")
-            if (read.status_code, read.content) != (200, body):
+            if (read.status_code, read.content) != (200, body) and read.status_code not in self.refusals:
                 faults.append(f"{Digest.of(body)} of {name.url}: {read.status_code}, {len(read.content)} bytes")
         return faults
 

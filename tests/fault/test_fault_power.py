@@ -84,11 +84,13 @@ async def test_random_moments_of_mixed_work(
     trial.fault = f"{losses} random moments of mixed pulls, refreshes, deletes and reads (seed {seed})"
     for count in range(losses):
         rng = random.Random(f"{seed}/{count}")
+        mixture.refusals = frozenset({500})  # what the daemon says while its power goes
         with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mixture.work, f"{seed}/{count}")
                 await trio.sleep(rng.uniform(0, LONGEST_SECONDS))
                 await trio.to_thread.run_sync(machine.lose_power)
+        mixture.refusals = frozenset()
         with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
             await mixture.check()
             assert not mixture.faults, "\n".join(mixture.faults)
