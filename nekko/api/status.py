@@ -1,6 +1,5 @@
 """How the daemon is: `/`, `/openapi.json`, `/health`, `/metrics`, and `/admin/status` for the command line."""
 
-import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -48,8 +47,10 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
     async def ready() -> Response:
         capacity = store.capacity.statistics()
         problems = []
-        if not os.access(store.layout.root, os.W_OK):
-            problems.append(f"{store.layout.root} cannot be written")
+        try:
+            await trio.to_thread.run_sync(store.layout.check_writable)
+        except OSError as error:
+            problems.append(f"{store.layout.root} cannot be written: {error.strerror}")
         if capacity.available_bytes <= 0:
             problems.append(f"the disk of {store.layout.root} is full")
         body = {"status": "not ready" if problems else "ready", "version": __version__, "problems": problems}

@@ -102,6 +102,14 @@ class Layout:
         """Give the space that was held back to whoever needs it now, until the next start."""
         (self.own / "ballast").unlink(missing_ok=True)
 
+    def check_writable(self) -> None:
+        """Change the time of a file of ours: the kernel tells a read-only or broken disk only to who writes; blocking.
+
+        Raises:
+            OSError: Nothing can be written.
+        """
+        os.utime(self.own / "lock")
+
     def lock(self) -> int:
         """Become the only writer; the file descriptor returned holds the lock until it is closed.
 
