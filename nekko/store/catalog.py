@@ -72,6 +72,7 @@ class Catalog:
             sqlite3.DatabaseError: The file is not a catalog of this version, or is damaged (`fsck --rebuild`).
         """
         self._path = path
+        self._unforced: set[int] = set()
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -106,7 +107,13 @@ class Catalog:
         In WAL mode a commit is its frames in the log; forcing the log to disk is all that `synchronous=FULL` would
         add, and here one force serves many commits.
         """
+        forced = frozenset(self._unforced)
         await trio.to_thread.run_sync(_sync_file, self._path.with_name(self._path.name + "-wal"))
+        self._unforced -= forced
+
+    def is_durable(self, content: Content) -> bool:
+        """Tell whether a complete content survives power loss: whether `sync` succeeded since it was completed."""
+        return content.id not in self._unforced
 
     # --- blobs and edges ---------------------------------------------------------------------------------------------
 
@@ -210,6 +217,7 @@ class Catalog:
                 " WHERE id = ?",
                 (now, now, content.id),
             )
+        self._unforced.add(content.id)
 
     def interrupt(self, content: Content, state: State, error: tuple[str, str] | None) -> None:
         """Record that an arriving content is not being worked on."""

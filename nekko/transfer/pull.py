@@ -89,12 +89,14 @@ class Pulls:
             raise retold(pull.error)
 
     async def answer_held(self, wish: Wish) -> PullResult | None:
-        """Give the content if it is held, whole, and enough for the wish."""
+        """Give the content if it is held, whole, durable, and enough for the wish."""
         content = self._store.catalog.held(wish.locator.name)
         if wish.refresh or content is None or not _selection_of(content).covers(wish.selection):
             return None
         if await trio.to_thread.run_sync(partial(_is_incomplete, self._store, content)):
             return None
+        if not self._store.catalog.is_durable(content):  # its pull is just forcing it to disk, or could not
+            await self._store.catalog.sync()
         self._store.catalog.touch(content)
         return PullResult(content, is_cached=True)
 
