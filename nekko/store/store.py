@@ -17,7 +17,7 @@ from nekko.store.collect import collect
 from nekko.store.content import Blob, Content, Required, StoreStatistics
 from nekko.store.index import IndexFile, check_catalog, set_damaged_aside
 from nekko.store.ingest import Ingests
-from nekko.store.layout import Layout
+from nekko.store.layout import Layout, force_file
 from nekko.store.leases import Leases
 
 INGEST_KEPT_SECONDS = 7 * 24 * 3600.0
@@ -80,6 +80,7 @@ class Store:
         if actual.digest != digest:
             path.unlink()
             return None
+        await trio.to_thread.run_sync(force_file, path)  # before a pull that rests on it is acknowledged
         blob = Blob(digest, actual.size)
         self.catalog.add_blob(blob)
         return blob
