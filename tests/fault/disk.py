@@ -1,5 +1,6 @@
 """A disk of its own for one test: ext4 on a loop device, which can lose its power and go bad. Needs root."""
 
+import errno
 import fcntl
 import os
 import struct
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,6 +24,8 @@ OPTIONS = "noauto_da_alloc,commit=300,errors=remount-ro"
 class Disk:
     """A file system on a loop device, mounted at `root`."""
 
+    BLOCK: ClassVar = 4096
+
     device: str
     root: Path
 
@@ -34,6 +38,22 @@ class Disk:
 
     def unmount(self) -> None:
         _run("umount", str(self.root))
+
+    @contextmanager
+    def filled(self, *, room: int) -> Iterator[None]:
+        """Let somebody else take all space but `room` bytes, for the length of the block."""
+        hog, size, step = self.root / "hog", 0, 16 << 20
+        with hog.open("wb") as file:
+            while step >= self.BLOCK:
+                try:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC  # noqa: PT017 - how far it goes is what is asked
+                    step //= 2
+            file.truncate(size - room)
+        yield
+        hog.unlink()
 
     def lose_power(self) -> None:
         """Stop the file system at once; every further access fails."""
@@ -61,7 +81,7 @@ def ext4(directory: Path, *, mib: int) -> Iterator[Disk]:
     with image.open("wb") as file:
         file.truncate(mib << 20)
     root.mkdir()
-    _run("mkfs.ext4", "-q", "-F", str(image))
+    _run("mkfs.ext4", "-q", "-F", "-m", "0", str(image))  # nothing reserved for root, who runs this
     attached = subprocess.run(["losetup", "--find", "--show", image], check=False, capture_output=True, text=True)
     if attached.returncode:
         pytest.skip(f"there is no loop device here: {attached.stderr.strip()}")

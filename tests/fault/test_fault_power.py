@@ -122,6 +122,21 @@ async def test_middle_of_a_large_pull(trial: Trial, far: FarEnd, machine: Machin
     await trio.to_thread.run_sync(check_at_rest, trial, machine.disk.cache)
 
 
+async def test_after_a_pull_took_over_what_another_tool_wrote(trial: Trial, far: FarEnd, machine: Machine) -> None:
+    node, name = machine.node, image_at(far, "v")
+    for body in name.offered.blobs:
+        (machine.disk.cache / "blobs/sha256" / Digest.of(body).encoded).write_bytes(body)
+    with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS):
+        trial.seen = str((await trio.to_thread.run_sync(node.ask, "POST", "/content/", {"url": name.url}))[0])
+        await trio.to_thread.run_sync(machine.lose_power)
+    assert trial.seen == "201"
+    with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
+        for body in name.offered.blobs:
+            assert await trio.to_thread.run_sync(node.ask, "GET", f"/{Digest.of(body).encoded}") == (200, body)
+    await trio.to_thread.run_sync(node.stop)
+    await trio.to_thread.run_sync(check_at_rest, trial, machine.disk.cache)
+
+
 async def _until_forced(cache: Path, count: int) -> None:
     """Wait until so many bytes of the one ingest have been forced to disk."""
     while True:
