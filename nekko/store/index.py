@@ -65,7 +65,7 @@ class IndexFile:
         """Bring the file up to date, or tell in the log that the disk does not permit it now."""
         try:
             await self.flush()
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, sqlite3.DatabaseError) as error:  # of a read that failed, SQLite may say that it is malformed
             log.error("%s cannot be written: %s; OCI tools see older names until it can", self._layout.index, error)
             return False
         return True

@@ -159,17 +159,17 @@ class Pulls:
     def _record_failure(self, naming: Naming, error: NekkoError) -> None:
         """Keep the row if there are parts to go on from; forget an attempt that brought nothing."""
         store = self._store
-        content = store.catalog.arriving(naming.name)
-        if content is None:
-            return
-        has_parts = any(store.present_bytes(item) for item in content.required)
         try:
+            content = store.catalog.arriving(naming.name)
+            if content is None:
+                return
+            has_parts = any(store.present_bytes(item) for item in content.required)
             if has_parts or store.ingests.owned_bytes(naming.name):
                 store.catalog.interrupt(content, "failed", (type(error).__name__, str(error)))
             else:
                 store.catalog.forget(content)
-        except sqlite3.Error as fault:  # a full disk: the row stays as it is, and the pull goes on after a restart
-            log.error("%s: the catalog cannot be written: %s", naming.name.partition("?")[0], fault)
+        except (OSError, sqlite3.Error) as fault:  # a bad disk: the row stays, and the pull goes on after a restart
+            log.error("%s: its failure cannot be recorded: %s", naming.name.partition("?")[0], fault)
 
     async def _bring(self, pull: Pull, naming: Naming) -> PullResult:
         store, wish = self._store, pull.wish
