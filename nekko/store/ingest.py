@@ -21,7 +21,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,7 +33,7 @@ import trio
 from nekko.errors import DigestMismatchError, IntegrityError, SizeMismatchError, StorageFullError
 from nekko.oci.digest import Digest
 from nekko.store.capacity import is_disk_full
-from nekko.store.content import Blob
+from nekko.store.content import Blob, Content
 from nekko.store.extents import Extent, cut, joined, total
 from nekko.store.layout import Layout, replace_file, sync_directory
 
@@ -326,20 +326,31 @@ class Ingests:
         """Tell how many bytes are kept of a key."""
         return _kept_bytes(self._directory(key))
 
-    def remove_older(self, seconds: float) -> None:
-        """Remove what nobody wrote to for that long; blocking, called before the store is used."""
-        for directory in self._layout.ingests.iterdir():
+    def remove_older(self, seconds: float, *, going_on: Iterable[Content]) -> None:
+        """Remove what nobody wrote to for that long; blocking, called before the store is used.
+
+        Args:
+            going_on: Their bytes are kept however old they seem: a machine may start with a clock that is wrong.
+        """
+        kept: set[Path] = set()
+        for content in going_on:
+            kept.update(self._owned(content.naming.name))
+            kept.update(self._directory(str(item.digest)) for item in content.required)
+        for directory in set(self._layout.ingests.iterdir()) - kept:
             if directory.is_dir() and directory.stat().st_mtime < time.time() - seconds:
                 shutil.rmtree(directory)
 
     async def discard_owned(self, owner: str) -> None:
         """Remove what is kept under keys `owner#part`, whose writers must have gone."""
-        for directory in self._layout.ingests.glob(f"{_hashed(owner)}-*"):
+        for directory in self._owned(owner):
             await trio.to_thread.run_sync(shutil.rmtree, directory)
 
     def owned_bytes(self, owner: str) -> int:
         """Tell how many bytes are kept under keys `owner#part`."""
-        return sum(_kept_bytes(directory) for directory in self._layout.ingests.glob(f"{_hashed(owner)}-*"))
+        return sum(_kept_bytes(directory) for directory in self._owned(owner))
+
+    def _owned(self, owner: str) -> Iterator[Path]:
+        return self._layout.ingests.glob(f"{_hashed(owner)}-*")
 
     def _directory(self, key: str) -> Path:
         owner, mark, part = key.rpartition("#")

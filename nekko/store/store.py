@@ -138,7 +138,8 @@ async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[S
             ) from error
         try:
             store = Store(layout, catalog, min_free_bytes=min_free_bytes)
-            store.ingests.remove_older(INGEST_KEPT_SECONDS)
+            going_on = [content for content in catalog.unfinished() if content.state == "downloading"]
+            store.ingests.remove_older(INGEST_KEPT_SECONDS, going_on=going_on)
             await store.index.flush_if_possible()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.index.run)
