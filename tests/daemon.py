@@ -74,6 +74,10 @@ class Daemon:
     def content(self, url: str) -> tuple[int, Any]:
         return self.ask("GET", path_of(url))
 
+    def descriptors(self) -> int:
+        """Count the file descriptors that are open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)

@@ -16,6 +16,7 @@ from nekko.oci.digest import Digest
 from tests.daemon import Daemon, path_of
 from tests.fakes.far_end import Answer, FarEnd, Request, whole
 from tests.fakes.registry import FakeRegistry, image
+from tests.fault.matrix import Promise, Trial
 
 PIECE_SECONDS = 0.003
 """Between two pieces of a body: a pull takes long enough to be killed in the middle."""
@@ -67,11 +68,13 @@ class Mixture:
             for number, own in enumerate(self.names):
                 nursery.start_soon(self._worker, own, random.Random(f"{seed}/{number}"))
 
-    async def check(self) -> None:
-        """Ask for every name, and for every byte that it must have."""
-        async with self._client() as client:
-            for name in (name for own in self.names for name in own):
-                await self._read(client, name)
+    async def check(self, trial: Trial) -> None:
+        """Ask for every name, and for every byte that it must have; nothing may have been answered wrongly so far."""
+        with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
+            async with self._client() as client:
+                for name in (name for own in self.names for name in own):
+                    await self._read(client, name)
+            assert not self.faults, "\n".join(self.faults)
 
     async def go_through(self) -> None:
         """Take every step with every name, one after the other."""

@@ -55,9 +55,9 @@ async def test_calls_that_fail(
 ) -> None:  # fmt: skip
     mixture = Mixture(node, [[file_at(far, "/f"), image_at(far, "v")]])
     await mixture.go_through()
-    before, idle = host.calls(kind), _descriptors(node)
+    before, idle = host.calls(kind), node.descriptors()
     await mixture.go_through()
-    step = max(1, (host.calls(kind) - before) // (request.config.getoption("--kills") // 2))
+    step = max(1, (host.calls(kind) - before) // (request.config.getoption("--kills") // 4))
     moments = range(0, host.calls(kind) - before, step)
     trial.fault += f", from {len(moments)} moments on"
     for after in moments:
@@ -67,9 +67,9 @@ async def test_calls_that_fail(
             await mixture.go_through()
         host.be_well()
         mixture.refusals = frozenset()
-        await _check(trial, mixture)
+        await mixture.check(trial)
     with trial.promise(Promise.TIDY), trio.fail_after(LIMIT_SECONDS):
-        while _descriptors(node) > idle:
+        while node.descriptors() > idle:
             await trio.sleep(0.05)
     assert await trio.to_thread.run_sync(node.stop) == 0
     await trio.to_thread.run_sync(check_at_rest, trial, node.cache)
@@ -115,7 +115,7 @@ async def test_file_system_that_runs_full(trial: Trial, tmp_path: Path, far: Far
             with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS), disk.filled(room=room):
                 await mixture.go_through()
             mixture.refusals = frozenset()
-            await _check(trial, mixture)
+            await mixture.check(trial)
         assert await trio.to_thread.run_sync(node.stop) == 0
     await trio.to_thread.run_sync(check_at_rest, trial, disk.cache)
     trial.seen = f"507, or 201 and 204: {mixture.acknowledged} requests acknowledged"
@@ -139,17 +139,7 @@ async def test_file_system_that_becomes_read_only(trial: Trial, tmp_path: Path, 
         disk.repair()
         disk.mount()
         await trio.to_thread.run_sync(node.start)
-        await _check(trial, mixture)
+        await mixture.check(trial)
         assert await trio.to_thread.run_sync(node.stop) == 0
     await trio.to_thread.run_sync(check_at_rest, trial, disk.cache)
     trial.seen = f"500, while it lasts: {mixture.acknowledged} requests acknowledged"
-
-
-async def _check(trial: Trial, mixture: Mixture) -> None:
-    with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
-        await mixture.check()
-        assert not mixture.faults, "\n".join([*mixture.faults, mixture.node.log.read_text()[-4000:]])
-
-
-def _descriptors(node: Daemon) -> int:
-    return len(os.listdir(f"/proc/{node.process.pid}/fd"))

@@ -16,12 +16,12 @@ from nekko.oci.digest import Digest
 from nekko.store.layout import replace_file
 from nekko.transfer.fetch import CHECKPOINT_BYTES
 from tests.daemon import Daemon, daemon
-from tests.fakes.far_end import FarEnd, whole
-from tests.fakes.registry import FakeRegistry, image
+from tests.fakes.far_end import FarEnd
 from tests.fault.at_rest import check_at_rest
 from tests.fault.disk import Disk, ext4
 from tests.fault.matrix import Promise, Trial
 from tests.fault.mixture import Mixture, file_at, image_at
+from tests.fault.partial import PartialPull
 
 pytestmark = [
     pytest.mark.fault,
@@ -91,9 +91,7 @@ async def test_random_moments_of_mixed_work(
                 await trio.sleep(rng.uniform(0, LONGEST_SECONDS))
                 await trio.to_thread.run_sync(machine.lose_power)
         mixture.refusals = frozenset()
-        with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
-            await mixture.check()
-            assert not mixture.faults, "\n".join(mixture.faults)
+        await mixture.check(trial)
     await trio.to_thread.run_sync(machine.node.stop)
     await trio.to_thread.run_sync(check_at_rest, trial, machine.disk.cache)
     trial.seen = f"{mixture.acknowledged} requests acknowledged"
@@ -101,23 +99,12 @@ async def test_random_moments_of_mixed_work(
 
 
 async def test_middle_of_a_large_pull(trial: Trial, far: FarEnd, machine: Machine) -> None:
-    arrived = 2 * CHECKPOINT_BYTES + (8 << 20)
-    registry = FakeRegistry(far)
-    registry.blob(b"{}")
-    registry.manifest(image([LARGE]), "v1")
-    path = registry.blob(LARGE, whole(LARGE, stall_after=arrived), whole(LARGE))
-    asked = {"url": registry.reference()}
-    node = machine.node
+    node, pull = machine.node, PartialPull(machine.node, far, LARGE, arrived=2 * CHECKPOINT_BYTES + (8 << 20))
     with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS):
-        await trio.to_thread.run_sync(lambda: node.ask("POST", "/content/", asked, Prefer="respond-async"))
+        await pull.begin()
         await _until_forced(machine.disk.cache, 2 * CHECKPOINT_BYTES)
         await trio.to_thread.run_sync(machine.lose_power)
-        trial.seen = str((await trio.to_thread.run_sync(node.ask, "POST", "/content/", asked))[0])
-    with trial.promise(Promise.RIGHT):
-        assert trial.seen == "201"
-        assert await trio.to_thread.run_sync(node.ask, "GET", f"/{Digest.of(LARGE).encoded}") == (200, LARGE)
-    with trial.promise(Promise.RESUMED):
-        assert far.asked(path)[-1].offset >= 0.9 * arrived
+        await pull.finish(trial)
     await trio.to_thread.run_sync(node.stop)
     await trio.to_thread.run_sync(check_at_rest, trial, machine.disk.cache)
 

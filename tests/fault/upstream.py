@@ -16,12 +16,12 @@ from nekko.store import fsck
 from tests.api.test_content import Served, encoded, serve_node
 from tests.fakes.far_end import Answer, FarEnd, whole
 from tests.fault.matrix import Promise, Trial
+from tests.fault.partial import KEPT_SHARE
 from tests.node import QUICK, Node, open_node
 
 IMPATIENT = replace(QUICK, stall_timeout_seconds=0.3)
 LIMIT_SECONDS = 30.0
 """Three tries that stall, with their pauses, take about one second; the rest is for a busy machine."""
-KEPT_SHARE = 0.9
 ACKNOWLEDGED = b"acknowledged before the fault"
 
 
