@@ -288,8 +288,10 @@ async def test_fsck_of_a_sound_cache_is_clean(tmp_path: Path) -> None:
 
 async def test_fsck_finds_a_flipped_bit_a_lost_file_and_a_stray_one(tmp_path: Path) -> None:
     async with open_store(tmp_path, min_free_bytes=0) as store:
-        await keep_file(store)
+        kept = await keep_file(store)
         lost = await store.publish_bytes(b"lost", Digest.of(b"lost"))
+        assert kept.root is not None
+        store.catalog.add_edges(kept.root.digest, [lost.digest])
     layout = Layout(tmp_path)
     layout.blob(lost.digest).unlink()
     path = layout.blob(DIGEST)
@@ -331,6 +333,21 @@ async def test_fsck_removes_what_nothing_names_and_leaves_what_it_did_not_know(t
     assert all(layout.blob(item.digest).exists() for item in kept.required)
     fsck.run(tmp_path, rebuild=False)
     assert not layout.blob(unknown).exists()
+
+
+async def test_fsck_forgets_what_a_removal_took_before_the_power_went(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    async with open_store(tmp_path, min_free_bytes=0) as store:
+        parent, child = [(await store.publish_bytes(body, Digest.of(body))).digest for body in (b"parent", b"child")]
+        store.catalog.add_edges(parent, [child])
+    for digest in (parent, child):
+        layout.blob(digest).unlink()
+    report = fsck.run(tmp_path, rebuild=False)
+    assert report.is_clean
+    assert sorted(report.notes) == sorted(
+        f"{digest}: nothing names it, and its file is gone; forgotten" for digest in (parent, child)
+    )
+    assert fsck.run(tmp_path, rebuild=False).notes == []
 
 
 async def test_rebuild_makes_a_lost_catalog_anew(tmp_path: Path) -> None:
