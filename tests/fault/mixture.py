@@ -106,12 +106,15 @@ class Mixture:
         answer = await client.post("/content/", json={"url": name.url, "refresh": refresh})
         if answer.status_code in self.refusals:
             return
-        pulled = [state for state in allowed if state.digest == answer.json().get("digest") is not None]
-        if answer.status_code != 201 or not pulled:
+        state = next((each for each in allowed if each.digest == answer.json().get("digest") is not None), None)
+        if answer.status_code != 201 or state is None:
             self.faults.append(f"pull of {name.url}: {answer.status_code} {answer.text}")
-        else:
-            name.possible = pulled[:1]
-            self.acknowledged += 1
+            return
+        self.acknowledged += 1
+        name.possible = [state]
+        if answer.json()["cached"]:  # a pull that goes on after a start may still bring what was asked for later
+            later = allowed[allowed.index(state) :]
+            name.possible = [each for each in dict.fromkeys(later) if each is not ABSENT]
 
     async def _refresh(self, client: httpx.AsyncClient, name: Name) -> None:
         name.move_on()
