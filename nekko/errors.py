@@ -79,6 +79,22 @@ class BlobUnknownError(NotFoundError):
         self.digest = digest
 
 
+class ManifestUnknownError(NotFoundError):
+    """No manifest of that reference is in the store, and none can be asked for."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"manifest {reference} is not in the cache")
+        self.reference = reference
+
+
+class RepositoryUnknownError(NotFoundError):
+    """Nothing is known of that repository."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"repository {name} is not known")
+        self.name = name
+
+
 class ContentUnknownError(NotFoundError):
     """No content of that name is in the catalog."""
 

@@ -54,10 +54,20 @@ def parse_reference(text: str) -> Reference:
     named, at, digest_text = text.partition("@")
     digest = Digest.parse(digest_text) if at else None
     first, slash, rest = named.partition("/")
-    registry, path = (_parse_registry(first), rest) if slash and is_registry(first) else (_DOCKER_HUB, named)
+    registry, path = (first, rest) if slash and is_registry(first) else (_DOCKER_HUB, named)
     repository, colon, tag = path.partition(":")
+    return make_reference(registry, repository, tag=tag if colon else None if digest else "latest", digest=digest)
+
+
+def make_reference(registry: str, repository: str, *, tag: str | None, digest: Digest | None) -> Reference:
+    """Check the parts of a reference and write them the canonical way; at least one of tag and digest is given.
+
+    Raises:
+        ReferenceInvalidError: The message says which part is wrong.
+    """
+    registry = _parse_registry(registry)
     _check_repository(repository)
-    if colon and not _TAG.fullmatch(tag):
+    if tag is not None and not is_tag(tag):
         raise ReferenceInvalidError(
             f"tag {tag[:140]!r}: a tag has 1 to 128 letters, digits, '_', '.' or '-', the first not '.' or '-'"
         )
@@ -65,9 +75,14 @@ def parse_reference(text: str) -> Reference:
         repository = f"library/{repository}"
     if len(registry) + 1 + len(repository) > _MAX_NAME_LENGTH:
         raise ReferenceInvalidError(
-            f"reference {text[:60]!r}…: registry/repository exceeds {_MAX_NAME_LENGTH} characters"
+            f"reference {f'{registry}/{repository}'[:60]!r}…: registry/repository exceeds {_MAX_NAME_LENGTH} characters"
         )
-    return Reference(registry, repository, tag if colon else None if digest else "latest", digest)
+    return Reference(registry, repository, tag, digest)
+
+
+def is_tag(text: str) -> bool:
+    """Tell whether a text may be a tag."""
+    return _TAG.fullmatch(text) is not None
 
 
 def is_registry(component: str) -> bool:
