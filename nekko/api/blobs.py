@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from nekko.api.peer import SENDFILE_KEY
-from nekko.errors import NekkoError, RangeInvalidError
+from nekko.errors import BlobUnknownError, NekkoError, RangeInvalidError
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
@@ -37,11 +37,15 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class BlobDoor:
-    """An ASGI application for paths that `PATH` matches."""
+    """An ASGI application for paths that `PATH` matches, and the sending of blobs for every door.
+
+    `is_proof_needed`: clients do not prove digests themselves, so the last bytes of an arriving blob wait for it.
+    """
 
     blobs: Blobs
     transfers: Transfers
     counters: Counters
+    is_proof_needed: bool = True
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; see the module's docstring."""
@@ -52,24 +56,36 @@ class BlobDoor:
             return
         digest = Digest("sha256", match[1].lower())
         async with trio.open_nursery() as nursery:
-            # Hypercorn tells of a client that is gone only to who asks.
-            nursery.start_soon(_watch, receive, nursery.cancel_scope)
-            if self.blobs.stat(digest) is not None:
-                self.counters.hits["files"] += 1
-                await self._send_stored(digest, scope, send)
-            elif (transfer := self.transfers.running(str(digest))) is not None:
-                self.counters.misses["files"] += 1
-                async with self.transfers.join_running(transfer):
-                    await self._send_arriving(transfer, digest, scope, send)
-            else:
-                self.counters.misses["files"] += 1
-                await _plain(send, 404, f"{digest} is not in the cache")
+            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
+            try:
+                await self._answer(digest, scope, send)
+            except RangeInvalidError as error:
+                await _plain(send, 416, str(error), [(b"content-range", f"bytes */{error.size}".encode())])
+            except NekkoError as error:
+                await _plain(send, 404 if isinstance(error, BlobUnknownError) else 502, str(error))
             nursery.cancel_scope.cancel()
 
-    async def _send_stored(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
+    async def _answer(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
+        if self.blobs.stat(digest) is not None:
+            self.counters.hits["files"] += 1
+            await self.send_stored(digest, scope, send)
+        elif (transfer := self.transfers.running(str(digest))) is not None:
+            self.counters.misses["files"] += 1
+            async with self.transfers.join_running(transfer):
+                await self.send_arriving(transfer, digest, scope, send)
+        else:
+            self.counters.misses["files"] += 1
+            await _plain(send, 404, f"{digest} is not in the cache")
+
+    async def send_stored(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
+        """Answer with a blob of the store.
+
+        Raises:
+            RangeInvalidError, BlobUnknownError: Nothing was sent.
+        """
         blob, descriptor = self.blobs.open(digest)
         try:
-            part = await _start(digest, blob.size, scope, send)
+            part = await send_head(digest, blob.size, scope, send)
             if part is None:
                 return
             sendfile = scope.get("state", {}).get(SENDFILE_KEY)
@@ -90,23 +106,28 @@ class BlobDoor:
         finally:
             os.close(descriptor)
 
-    async def _send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
-        while transfer.progress.size is None and not transfer.done.is_set():
-            await transfer.progress.moved.wait()
+    async def send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
+        """Answer with a blob whose transfer the caller has joined; one that fails midway is broken off.
+
+        Raises:
+            RangeInvalidError: Nothing was sent.
+            NekkoError: The transfer failed before a byte of it was here; nothing was sent.
+        """
+        progress = transfer.progress
+        # Not on the size alone, which may be known beforehand: an upstream that refuses is told as what it is.
+        while (progress.size is None or not progress.position) and not transfer.done.is_set():
+            await progress.moved.wait()
         if transfer.done.is_set():
-            try:
-                await transfer.wait()
-            except NekkoError as error:
-                await _plain(send, 502, str(error))
-                return
-            await self._send_stored(digest, scope, send)
+            await transfer.wait()
+            await self.send_stored(digest, scope, send)
             return
-        assert transfer.progress.size is not None
-        part = await _start(digest, transfer.progress.size, scope, send)
+        assert progress.size is not None
+        part = await send_head(digest, progress.size, scope, send)
         if part is None:
             return
+        following = follow(transfer, self.blobs, start=part.start, end=part.end, is_proof_needed=self.is_proof_needed)
         try:
-            async with aclosing(follow(transfer, self.blobs, start=part.start, end=part.end)) as chunks:
+            async with aclosing(following) as chunks:
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except NekkoError as error:
@@ -115,29 +136,30 @@ class BlobDoor:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
+async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel when the client has hung up: hypercorn tells only who asks."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
-async def _start(digest: Digest, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:
-    """Send the head; give the part of the blob to send, None where the answer has no body. Source: RFC 9110, 14."""
+async def send_head(digest: Digest, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:
+    """Send the head; give the part of the blob to send, None where the answer has no body. Source: RFC 9110, 14.
+
+    Raises:
+        RangeInvalidError: Nothing was sent.
+    """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     etag = f'"{digest}"'
     common = [(b"etag", etag.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
               (b"docker-content-digest", str(digest).encode())]  # fmt: skip
-    if any(tag.strip() in (etag, f"W/{etag}", "*") for tag in headers.get("if-none-match", "").split(",")):
+    if is_known(headers.get("if-none-match"), etag):
         await _head(send, 304, common)
         return None
     part, status = ByteRange(0, size), 200
     wanted = headers.get("range")
     if wanted is not None and headers.get("if-range", etag) == etag:
-        try:
-            parts = parse_range(wanted, size)
-        except RangeInvalidError as error:
-            await _plain(send, 416, str(error), [(b"content-range", f"bytes */{size}".encode())])
-            return None
+        parts = parse_range(wanted, size)
         if parts is not None and len(parts) == 1:  # several parts: the whole, as RFC 9110 permits
             part, status = parts[0], 206
             common.append((b"content-range", part.content_range(size).encode()))
@@ -147,6 +169,11 @@ async def _start(digest: Digest, size: int, scope: dict[str, Any], send: Send) -
         return None
     await send({"type": "http.response.start", "status": status, "headers": common})
     return part
+
+
+def is_known(if_none_match: str | None, etag: str) -> bool:
+    """Tell whether a client has what an ETag stands for. Source: RFC 9110, section 13.1.2."""
+    return any(tag.strip() in (etag, f"W/{etag}", "*") for tag in (if_none_match or "").split(","))
 
 
 async def _head(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
