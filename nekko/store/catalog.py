@@ -19,7 +19,7 @@ import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.store.content import Blob, Content, Naming, Required, State
+from nekko.store.content import Blob, Content, Meaning, Naming, Required, State
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ CREATE INDEX required_by_digest ON required (digest)
 """,
     """
 CREATE TABLE aliases (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID
+""",
+    """
+CREATE TABLE meanings (name TEXT PRIMARY KEY, root TEXT NOT NULL, checked REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE subjects (referrer TEXT PRIMARY KEY, subject TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX subjects_by_subject ON subjects (subject)
 """,
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
@@ -122,11 +127,23 @@ class Catalog:
         row = (str(blob.digest), blob.size, time.time())
         self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", row)
 
-    def add_edges(self, parent: Digest, children: Iterable[Digest]) -> None:
-        """Record what a manifest in the store names."""
+    def add_edges(self, parent: Digest, children: Iterable[Digest], subject: Digest | None = None) -> None:
+        """Record what a manifest in the store names, and what it refers to."""
         with self._transaction():
             rows = ((str(parent), str(child)) for child in children)
             self._db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?)", rows)
+            if subject is not None:
+                self._db.execute("INSERT OR REPLACE INTO subjects VALUES (?, ?)", (str(parent), str(subject)))
+
+    def parents(self, digest: Digest) -> list[Digest]:
+        """Give the manifests in the store that name this blob."""
+        rows = self._db.execute("SELECT parent FROM edges WHERE child = ?", (str(digest),)).fetchall()
+        return [Digest.parse(row[0]) for row in rows]
+
+    def referrers(self, subject: Digest) -> list[Digest]:
+        """Give the manifests in the store that refer to this one."""
+        rows = self._db.execute("SELECT referrer FROM subjects WHERE subject = ? ORDER BY 1", (str(subject),))
+        return [Digest.parse(row[0]) for row in rows.fetchall()]
 
     def blob(self, digest: Digest) -> Blob | None:
         """Give the record of a blob."""
@@ -151,6 +168,7 @@ class Catalog:
         with self._transaction():
             rows = self._db.execute("SELECT child FROM edges WHERE parent = ?", (str(digest),)).fetchall()
             self._db.execute("DELETE FROM edges WHERE parent = ?", (str(digest),))
+            self._db.execute("DELETE FROM subjects WHERE referrer = ?", (str(digest),))
             self._db.execute("DELETE FROM blobs WHERE digest = ?", (str(digest),))
         return [Digest.parse(row[0]) for row in rows]
 
@@ -234,8 +252,41 @@ class Catalog:
             log.warning("the time of use of %s is not recorded: %s", content.naming.name.partition("?")[0], error)
 
     def forget(self, content: Content) -> None:
-        """Remove a row; its blobs are `collect`'s business."""
-        self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
+        """Remove a row, and with the last one of a name what it meant; its blobs are `collect`'s business."""
+        with self._transaction():
+            self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
+            self._db.execute(
+                "DELETE FROM meanings WHERE name = :n AND NOT EXISTS (SELECT 1 FROM contents WHERE name = :n)",
+                {"n": content.naming.name},
+            )
+
+    # --- what names mean ---------------------------------------------------------------------------------------------
+
+    def set_meaning(self, name: str, root: Digest) -> None:
+        """Record that the upstream just said this of a name; a row of `contents` has to be there."""
+        self._db.execute("INSERT OR REPLACE INTO meanings VALUES (?, ?, ?)", (name, str(root), time.time()))
+
+    def meaning(self, name: str) -> Meaning | None:
+        """Give what a name meant when its upstream was last asked: also while that is still arriving."""
+        row = self._db.execute(
+            "SELECT root, checked, 0 AS rank, EXISTS"
+            " (SELECT 1 FROM contents c WHERE c.name = :n AND c.is_held AND c.root = meanings.root)"
+            " FROM meanings WHERE name = :n UNION ALL"
+            " SELECT root, updated, 1, 1 FROM contents WHERE name = :n AND is_held ORDER BY rank",
+            {"n": name},
+        ).fetchone()
+        return Meaning(Digest.parse(row[0]), row[1], bool(row[3])) if row else None
+
+    def meant(self, prefix: str) -> list[str]:
+        """Give the names with a prefix that mean something."""
+        rows = self._db.execute(
+            "SELECT name FROM meanings WHERE name >= :p AND name < :e UNION"
+            " SELECT name FROM contents WHERE name >= :p AND name < :e AND is_held ORDER BY name",
+            {"p": prefix, "e": prefix + "\U0010ffff"},
+        )
+        return [row[0] for row in rows.fetchall()]
+
+    # --- finding contents --------------------------------------------------------------------------------------------
 
     def held(self, name: str) -> Content | None:
         """Give the complete content of a name."""

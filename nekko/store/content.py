@@ -30,6 +30,18 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True)
+class Meaning:
+    """The root of what a name stands for, and when its upstream said so (seconds since the epoch).
+
+    `is_held`: everything below the root was brought as well, as far as it was wanted.
+    """
+
+    root: Digest
+    checked: float
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """One row of the catalog. A name has at most two: the complete one that is served, and one that is arriving.
 

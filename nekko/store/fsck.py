@@ -176,7 +176,8 @@ def _walk(
                 is_whole = False
                 continue
             parsed = _read_manifest(path, descriptor.media_type)
-            catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children))
+            subject = parsed.subject.digest if parsed.subject else None
+            catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children), subject)
             walk.feed(descriptor, parsed)
     required = [Required(d.digest, d.size, d.media_type, d.title) for d in walk.required]
     # Foreign layers are permitted to be absent, as they were when they were pulled.
