@@ -22,6 +22,7 @@ from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
 from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
+from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 from nekko.upstream.resolve import Upstreams
@@ -60,7 +61,8 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
             async with trio.open_nursery() as nursery:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
-                application = app.build(store, transfers, pulls, Counters(), settings, access)
+                mirror = Mirror(store, transfers, pulls, upstreams, settings)
+                application = app.build(store, transfers, pulls, mirror, Counters(), settings, access)
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access))

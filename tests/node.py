@@ -13,6 +13,7 @@ from nekko.oci.platform import PlatformSelection
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store, open_store
+from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.ranges import Tuning
 from nekko.transfer.running import PullResult, Wish
@@ -34,6 +35,7 @@ class Node:
     client: HttpClient
     transfers: Transfers
     pulls: Pulls
+    mirror: Mirror
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -76,5 +78,6 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
     ):
         transfers = Transfers(nursery, store, settings, tuning)
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
-        yield Node(settings, store, client, transfers, pulls)
+        mirror = Mirror(store, transfers, pulls, upstreams, settings)
+        yield Node(settings, store, client, transfers, pulls, mirror)
         nursery.cancel_scope.cancel()

@@ -1,7 +1,8 @@
-"""All doors as one ASGI application: the request log around them, raw ASGI for blobs, Quart for the rest."""
+"""All doors as one ASGI application: the request log around them, raw ASGI for bytes, Quart for the rest."""
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from quart import Response, request
@@ -13,6 +14,7 @@ from nekko.api import content, status
 from nekko.api.access import Access
 from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.peer import peer_of
+from nekko.api.registry.door import RegistryDoor
 from nekko.api.responses import error_response, problem, problem_response
 from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
@@ -20,13 +22,16 @@ from nekko.errors import NekkoError
 from nekko.metrics import Counters
 from nekko.store.capacity import is_disk_full
 from nekko.store.store import Store
+from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 
 log = logging.getLogger(__name__)
 
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
 _DOOR_BY_FIRST_PART = {
-    "content": "content", "metrics": "admin", "admin": "admin", "health": "health",
+    "content": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "health": "health",
     "": "front", "openapi.json": "front",
 }  # fmt: skip
 
@@ -41,8 +46,9 @@ class Base64Converter(BaseConverter):
 class Application:
     """The ASGI application. Answers the doors of `build`, and logs each request when it is over."""
 
-    def __init__(self, blobs: BlobDoor, quart: QuartTrio, counters: Counters) -> None:
-        self._blobs = blobs
+    def __init__(self, raw: Mapping[str, Asgi], quart: QuartTrio, counters: Counters) -> None:
+        """Answer the doors of `raw` by their own applications, and everything else by Quart."""
+        self._raw = raw
         self.quart = quart
         self._counters = counters
 
@@ -57,9 +63,9 @@ class Application:
 
         door, peer = _door_of(scope["path"]), peer_of(scope)
         try:
-            # Quart has no route for a hash, so it refuses one where there is no such door.
-            is_blob = door == "files" and door in peer.doors
-            await (self._blobs if is_blob else self.quart)(scope, receive, watched)
+            # Quart has no routes for these, so it refuses them where there is no such door.
+            raw = self._raw.get(door) if door in peer.doors else None
+            await (raw or self.quart)(scope, receive, watched)
         finally:
             seconds = time.monotonic() - started
             self._counters.latency.labels(door, str(answered)).observe(seconds)
@@ -75,7 +81,13 @@ class Application:
 
 
 def build(
-    store: Store, transfers: Transfers, pulls: Pulls, counters: Counters, settings: Settings, access: Access
+    store: Store,
+    transfers: Transfers,
+    pulls: Pulls,
+    mirror: Mirror,
+    counters: Counters,
+    settings: Settings,
+    access: Access,
 ) -> Application:
     """Make the application with all its doors."""
     quart = QuartTrio("nekko", static_folder=None)
@@ -110,7 +122,12 @@ def build(
         log.error("unexpected error in a request", exc_info=error)
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 
-    return Application(BlobDoor(store.blobs, transfers, counters), quart, counters)
+    proving = BlobDoor(store.blobs, transfers, counters, is_proof_needed=False)  # its clients prove digests themselves
+    raw: dict[str, Asgi] = {
+        "files": BlobDoor(store.blobs, transfers, counters),
+        "registry": RegistryDoor(mirror, proving, counters, settings),
+    }
+    return Application(raw, quart, counters)
 
 
 def _door_of(path: str) -> str:

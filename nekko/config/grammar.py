@@ -17,6 +17,7 @@ from nekko.config.doors import parse_listen
 from nekko.config.proxy import parse_proxy
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
 from nekko.oci.platform import PlatformSelection
+from nekko.oci.reference import is_registry
 
 MAX_SIZE_BYTES = (1 << 63) - 1
 """What SQLite and file offsets hold."""
@@ -185,6 +186,13 @@ def host(value: str) -> str:
     if not _HOST.fullmatch(value) or value != value.lower():
         shown = value.rpartition("@")[2][:200]
         raise ConfigInvalidError(f"{shown!r} is not a host: write host or host:port, in lower case, without a scheme")
+    return value
+
+
+def registry(value: str) -> str:
+    """Give a host that a name may start with, checked."""
+    if not is_registry(host(value)):
+        raise ConfigInvalidError(f"{value[:200]!r} is not a registry: it is localhost, or has a dot or a port")
     return value
 
 

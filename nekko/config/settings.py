@@ -71,6 +71,9 @@ class Host:
     proxy: str | None = setting(
         None, "the proxy for this host, whatever NO_PROXY says; none for no proxy", read=grammar.proxy, is_secret=True
     )
+    revalidate_seconds: float | None = setting(
+        None, "age at which tags of this host are asked for again, instead of revalidateSeconds", read=grammar.seconds
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,21 @@ class Settings:
         256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", read=grammar.size
     )
 
+    # --- the registry door
+    default_registry: str = setting(
+        "docker.io", "the registry of names without one at the registry door", read=grammar.registry
+    )
+    prefetch: bool = setting(
+        True, "a manifest pulled by the registry door brings the rest of the image for this node's platform as well"
+    )
+    revalidate_seconds: float | None = setting(
+        None, "a tag older than this is compared with its registry when it is asked for; without it only by a refresh",
+        read=grammar.seconds,
+    )  # fmt: skip
+    always_pull_latest: bool = setting(False, "as revalidateSeconds 0, for the tag `latest`")
+
     # --- fetching
+    air_gapped: bool = setting(False, "never ask an upstream: what is not in the cache is not found")
     platform: str = setting(
         "all", "platforms an image pull takes: all, host, or a list such as linux/amd64,linux/arm64",
         read=grammar.platforms,

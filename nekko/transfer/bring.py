@@ -56,22 +56,38 @@ class Bringing:
     def _where(self) -> str:
         return self.pull.wish.locator.where
 
+    async def root(self, image: Image) -> None:
+        """Have the root manifest of an image in the store, and tell those who wait for no more than that.
+
+        Raises:
+            NekkoError: Why not.
+        """
+        store, root = self.store, image.root
+        if image.body is None:
+            await self._fetch(image, root)
+        else:
+            self.lease.add(root.digest)
+            await store.publish_bytes(image.body, root.digest)
+        parsed = parse_manifest(await store.blobs.read(root.digest), root, self._where, self.settings)
+        record_edges(store, root.digest, parsed)
+        if root.digest not in {item.digest for item in self.content.required}:  # else an earlier attempt knew more
+            store.catalog.require(self.content, [_required_of(root)])
+        store.catalog.set_meaning(self.content.naming.name, root.digest)
+        self.pull.rooted.set()
+
     async def image(self, image: Image, selection: PlatformSelection) -> Brought:
-        """Bring the graph of an image, as far as `selection` reaches.
+        """Bring the graph of an image whose root is there, as far as `selection` reaches.
 
         Raises:
             NekkoError: Why not.
         """
         store, pull, where = self.store, self.pull, self._where
         walk = _checked(where, partial(Walk, image.root, selection, max_blobs=self.settings.max_graph_blobs))
-        if image.body is not None:
-            self.lease.add(image.root.digest)
-            await store.publish_bytes(image.body, image.root.digest)
         while level := walk.next_level():
             await self._each(level, partial(self._fetch, image))
             for descriptor in level:
                 parsed = parse_manifest(await store.blobs.read(descriptor.digest), descriptor, where, self.settings)
-                store.catalog.add_edges(descriptor.digest, (child.digest for child in parsed.children))
+                record_edges(store, descriptor.digest, parsed)
                 _checked(where, partial(walk.feed, descriptor, parsed))
         for descriptor in walk.required:
             self.lease.add(descriptor.digest)
@@ -159,7 +175,7 @@ class Bringing:
         await store.publish_bytes(assembly.manifest, root.digest)
         parsed = parse_manifest(assembly.manifest, root, where, self.settings)
         root = Descriptor(root.media_type, root.digest, root.size, artifact_type=parsed.artifact_type)
-        store.catalog.add_edges(root.digest, (child.digest for child in parsed.children))
+        record_edges(store, root.digest, parsed)
         required = tuple(_required_of(descriptor) for descriptor in (root, *parsed.children))
         return Brought(root, required, assembly.answer or root.digest)
 
@@ -202,6 +218,12 @@ class Bringing:
                 nursery.start_soon(worker, nursery.cancel_scope)
         if failure is not None:
             raise failure
+
+
+def record_edges(store: Store, digest: Digest, parsed: manifest.Manifest) -> None:
+    """Record what a manifest in the store names: removing it then finds what nothing else needs."""
+    subject = parsed.subject.digest if parsed.subject else None
+    store.catalog.add_edges(digest, (child.digest for child in parsed.children), subject)
 
 
 def parse_manifest(body: bytes, descriptor: Descriptor, where: str, settings: Settings) -> manifest.Manifest:

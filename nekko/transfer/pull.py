@@ -110,7 +110,9 @@ class Pulls:
         return pull
 
     async def resume(self) -> None:
-        """Go on with what an earlier process was pulling."""
+        """Go on with what an earlier process was pulling; where nothing may be asked, it waits for better days."""
+        if self._settings.air_gapped:
+            return
         for content in self._store.catalog.unfinished():
             if content.state != "downloading":
                 continue
@@ -154,6 +156,7 @@ class Pulls:
             elif pull.error is not None:
                 self._record_failure(naming, pull.error)
             del self._table[naming.name]
+            pull.rooted.set()
             pull.done.set()
 
     def _record_failure(self, naming: Naming, error: NekkoError) -> None:
@@ -176,7 +179,8 @@ class Pulls:
         held = store.catalog.held(naming.name)
         selection = wish.selection | _selection_of(held) if held else wish.selection
         is_secret = wish.credentials is not None or wish.locator.credentials is not None
-        content = store.catalog.begin(naming, platform=str(selection), is_resumable=not is_secret)
+        is_resumable = not is_secret and not wish.is_shallow
+        content = store.catalog.begin(naming, platform=str(selection), is_resumable=is_resumable)
         await store.catalog.sync()
         known = await self._known(held, wish.locator.where) if wish.refresh and held else None
         with store.leases.hold(naming.name) as lease:
@@ -195,13 +199,19 @@ class Pulls:
                 return PullResult(held, is_cached=True, is_stale=True)
             if isinstance(resolution, Unchanged):
                 assert held is not None
+                assert held.root is not None
                 store.catalog.forget(content)
                 store.catalog.touch(held)
+                store.catalog.set_meaning(naming.name, held.root.digest)
                 return PullResult(held, is_cached=True)
             bringing = Bringing(store, self._transfers, self._settings, pull, content, lease)
             if isinstance(resolution, Files):
                 brought = await bringing.files(resolution)
             else:
+                await bringing.root(resolution)
+                if wish.is_shallow:
+                    store.catalog.interrupt(content, "partial", None)
+                    return PullResult(content)
                 brought = await bringing.image(resolution, selection)
             store.catalog.complete(content, brought.root, brought.required, brought.answer)
             await store.catalog.sync()

@@ -16,21 +16,27 @@ from nekko.transfer.table import Transfer
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller asks for."""
+    """What a caller asks for. `is_shallow`: only the root manifest of an image, and nothing below it."""
 
     locator: Locator
     selection: PlatformSelection
     credentials: Credentials | None = None
     refresh: bool = False
+    is_shallow: bool = False
 
     def is_served_by(self, other: "Wish") -> bool:
         """Tell whether waiting for `other` fulfils this wish of the same name."""
+        if other.is_shallow and not self.is_shallow:
+            return False
         return other.selection.covers(self.selection) and (other.refresh or not self.refresh)
 
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """A complete content. `is_stale`: the upstream could not be asked, and this is what was held before."""
+    """A complete content, or the root that a shallow wish was for.
+
+    `is_stale`: the upstream could not be asked, and this is what was held before.
+    """
 
     content: Content
     is_cached: bool = False
@@ -76,6 +82,8 @@ class Pull:
 
     wish: Wish
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    rooted: trio.Event = field(default_factory=trio.Event)
+    """The root manifest is in the store and its name means it; or the pull is over."""
     done: trio.Event = field(default_factory=trio.Event)
     result: PullResult | None = None
     error: NekkoError | None = None

@@ -107,6 +107,22 @@ class Remote(Protocol):
         """
 
 
+class Repository(Protocol):
+    """One repository of a registry, asked without a manifest at hand. Each method raises leaves of `UpstreamError`."""
+
+    def remote(self, digest: Digest, *, size: int | None = None, media_type: str | None = None) -> Remote:
+        """Give the remote of a blob, or of a manifest where the media type is one's."""
+
+    async def blob_size(self, digest: Digest) -> int:
+        """Ask for the size of a blob, without its bytes."""
+
+    async def tags(self) -> list[str]:
+        """List all tags."""
+
+    async def referrers(self, subject: Digest) -> list[Descriptor]:
+        """List what refers to a manifest; empty where nothing does."""
+
+
 class Image(Protocol):
     """A resolution whose root is a manifest or index: the walk over its graph finds the rest."""
 

@@ -18,7 +18,7 @@ import trio
 
 from nekko.config.proxy import Proxy
 from nekko.config.settings import Host, Settings
-from nekko.errors import ConfigInvalidError, UpstreamContentError
+from nekko.errors import ConfigInvalidError, UpstreamContentError, UpstreamForbiddenError
 from nekko.upstream.backend import Backend
 from nekko.upstream.bandwidth import Bandwidth
 from nekko.upstream.faults import translated, where_of
@@ -121,6 +121,16 @@ class HttpClient:
     def _check(self, target: httpx.URL, where: str) -> None:
         if target.scheme not in ("http", "https") or not target.host:
             raise UpstreamContentError(f"{where}: a redirect to {target.scheme or 'no'}: is not followed")
+        if self._settings.air_gapped:
+            raise UpstreamForbiddenError(f"{where}: this node asks no upstream (airGapped)")
+        self.check(target)
+
+    def check(self, target: httpx.URL) -> None:
+        """Refuse a URL by its host.
+
+        Raises:
+            UpstreamForbiddenError: The fetch policy says so.
+        """
         self._policy.check_host(target.host, target.port or _PORTS[target.scheme])
 
     @asynccontextmanager

@@ -44,23 +44,33 @@ class OciUpstream:
         A HEAD does not count against Docker Hub's limit of pulls.
         """
         reference = locator.reference
-        session = await self._session(reference, credentials or locator.credentials)
+        session = await self.session(reference, credentials or locator.credentials)
         url = f"{session.base}/manifests/{reference.digest or reference.tag}"
         if known is not None and await _is_unchanged(session, url, known.root):
             return Unchanged()
         root, body = await _fetch_root(session, url, reference.digest, self._settings)
         return OciImage(root, body, session, self._settings, self._threads)
 
-    async def _session(self, reference: Reference, credentials: Credentials | None) -> "Session":
-        registry = reference.registry
-        host = DOCKER_HUB_API if registry == DOCKER_HUB else registry
-        url = f"{self._client.scheme(registry)}://{host}"
+    def check(self, reference: Reference) -> None:
+        """Refuse what the fetch policy keeps this node from asking for; sends nothing.
+
+        Raises:
+            UpstreamForbiddenError: The registry is denied, or not allowed.
+        """
+        self._client.check(httpx.URL(self._url(reference)))
+
+    async def session(self, reference: Reference, credentials: Credentials | None = None) -> "Session":
+        """Open the repository of a reference, with a login of one request or the configured one."""
+        registry, url, host = reference.registry, self._url(reference), _host(reference)
         if credentials is not None:  # of one request: its tokens are not for others
             tokens = TokenSource(self._client, url, RegistryLogin.of_request(credentials))
         else:
             login = await configured_login(registry, self._client.rules(registry), self._settings.docker_config)
             tokens = self._shared.setdefault((url, login), TokenSource(self._client, url, login))
         return Session(self._client, f"{url}/v2/{reference.repository}", host, reference.repository, tokens)
+
+    def _url(self, reference: Reference) -> str:
+        return f"{self._client.scheme(reference.registry)}://{_host(reference)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,10 @@ class OciImage:
             self.settings.stall_timeout_seconds, self.threads, descriptor.digest, descriptor.size, headers,
             self.session.client.send,
         )  # fmt: skip
+
+
+def _host(reference: Reference) -> str:
+    return DOCKER_HUB_API if reference.registry == DOCKER_HUB else reference.registry
 
 
 async def _is_unchanged(session: Session, url: str, root: Digest) -> bool:

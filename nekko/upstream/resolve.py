@@ -8,18 +8,20 @@ from typing import Any, Self
 import trio
 
 from nekko.config.settings import Settings
+from nekko.oci.reference import Reference
 from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
 from nekko.sources.http import HttpLocator
 from nekko.sources.hub import HubLocator
 from nekko.sources.oci import OciLocator
 from nekko.sources.ollama import OllamaLocator
-from nekko.upstream.base import Known, Resolution
+from nekko.upstream.base import Known, Repository, Resolution
 from nekko.upstream.client import HttpClient
 from nekko.upstream.http import HttpUpstream
 from nekko.upstream.hub import HubUpstream
 from nekko.upstream.ollama import OllamaUpstream
 from nekko.upstream.registry import OciUpstream
+from nekko.upstream.repository import OciRepository
 
 MIN_TRANSFER_THREADS = 4
 
@@ -31,10 +33,12 @@ class Upstreams:
         self._client = HttpClient(settings)
         # Not trio's shared limiter, which name lookups and file operations wait for as well.
         threads = trio.CapacityLimiter(max(MIN_TRANSFER_THREADS, 2 * (os.cpu_count() or 1)))
+        self._settings, self._threads = settings, threads
+        self._registries = OciUpstream(self._client, settings, threads)
         self._kinds: Mapping[type[Locator], Any] = {
             HttpLocator: HttpUpstream(self._client, settings, threads),
             HubLocator: HubUpstream(self._client, settings, threads),
-            OciLocator: OciUpstream(self._client, settings, threads),
+            OciLocator: self._registries,
             OllamaLocator: OllamaUpstream(self._client, settings, threads),
         }
 
@@ -53,3 +57,11 @@ class Upstreams:
         """Find out what a locator stands for now; see `upstream.base.Upstream.resolve`."""
         resolution: Resolution = await self._kinds[type(locator)].resolve(locator, credentials=credentials, known=known)
         return resolution
+
+    def check(self, reference: Reference) -> None:
+        """Refuse a registry by the fetch policy; see `OciUpstream.check`."""
+        self._registries.check(reference)
+
+    async def repository(self, reference: Reference) -> Repository:
+        """Open the repository of a reference, with the configured login."""
+        return OciRepository(await self._registries.session(reference), self._settings, self._threads)

@@ -10,7 +10,7 @@ from tests.api.test_content import FILE, SHA, serve_node
 from tests.fakes.far_end import FarEnd, whole
 from tests.node import Node
 
-PATHS = {"content": "/content/", "files": f"/{SHA}", "admin": "/metrics"}
+PATHS = {"content": "/content/", "files": f"/{SHA}", "registry": "/v2/", "admin": "/metrics"}
 
 
 @pytest.mark.parametrize("door", PATHS)

@@ -25,8 +25,8 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance",
 )  # fmt: skip
 """A 500 is in no description, so the first of these finds it; 502 and 503 are an upstream's, and right."""
-RAW_ROUTES = {("/{sha256}", "get"), ("/{sha256}", "head")}
-"""What `api.blobs` answers, of which Quart knows nothing."""
+RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/") for method in ("get", "head")}
+"""What `api.blobs` and `api.registry` answer, of which Quart knows nothing."""
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def described() -> set[tuple[str, str]]:
 
 
 async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
-    built = app.build(node.store, node.transfers, node.pulls, Counters(), node.settings, Access(node.settings))
+    built = app.build(
+        node.store, node.transfers, node.pulls, node.mirror, Counters(), node.settings, Access(node.settings)
+    )
     routes = {
         # A list with and without its last slash is one route here; HEAD and OPTIONS come with every GET.
         ("/content/" if rule.rule == "/content" else re.sub("<.*>", "{url}", rule.rule), method.lower())
@@ -61,6 +63,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     common = set(json.loads(openapi.document(frozenset()))["paths"])
     assert common == {"/", "/openapi.json", "/health", "/health/live", "/health/ready"}
     assert paths["content"] - common == {"/content/", "/content/{url}"}
+    assert paths["registry"] - common == {"/v2/"}
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {"/metrics", "/admin/status"}
 
@@ -122,7 +125,7 @@ async def test_daemon_answers_as_described(tmp_path: Path, far: FarEnd) -> None:
     assert answered >= {
         *(("content", code) for code in ("200", "201", "202", "204", "400", "403", "404", "405", "502", "503")),
         *(("files", code) for code in ("200", "206", "304", "404", "405", "416")),
-        *((door, code) for door in ("admin", "health", "front") for code in ("200", "405")),
+        *((door, code) for door in ("registry", "admin", "health", "front") for code in ("200", "405")),
     }
 
 

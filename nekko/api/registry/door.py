@@ -1,0 +1,186 @@
+"""The handlers of the registry door: parse, ask the mirror, answer."""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import trio
+
+from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head
+from nekko.api.registry.refusals import envelope, refusal_of
+from nekko.config.settings import Settings
+from nekko.errors import ManifestUnknownError, NekkoError, RequestInvalidError
+from nekko.metrics import Counters
+from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
+from nekko.oci.mediatype import OCI_INDEX
+from nekko.oci.reference import Reference
+from nekko.transfer.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+METHODS = ("GET", "HEAD")
+JSON = "application/json"
+VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
+"""Looked for by old clients. Source: distribution."""
+MAX_PAGE = 10_000
+"""Tags in one answer, where the client does not ask for fewer."""
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryDoor:
+    """An ASGI application for paths below `/v2`."""
+
+    mirror: Mirror
+    blobs: BlobDoor
+    counters: Counters
+    settings: Settings
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        is_begun = False
+
+        async def watched(message: dict[str, Any]) -> None:
+            nonlocal is_begun
+            is_begun = True
+            await send(message)
+
+        asked = _Asked.of(scope, watched)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
+            try:
+                await self._answer(asked)
+            except NekkoError as error:
+                await asked.refuse(*refusal_of(error, asked.route.endpoint))
+            except Exception as error:
+                if is_begun:
+                    raise  # the server closes the connection
+                log.error("unexpected error in a request", exc_info=error)
+                await asked.refuse(500, envelope("UNKNOWN", "internal error; the daemon's log says more"))
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, asked: "_Asked") -> None:
+        route = asked.route
+        if asked.scope["method"] not in METHODS:
+            body = envelope("UNSUPPORTED", "nothing can be pushed or deleted here: this registry is for pulling")
+            await asked.refuse(405, body, [("Allow", ", ".join(METHODS))])
+            return
+        if route.endpoint is Endpoint.PING:
+            await asked.answer(200, b"{}\n", [("Content-Type", JSON)])
+            return
+        if route.endpoint is Endpoint.OTHER:
+            await asked.refuse(404, envelope("UNSUPPORTED", "not a part of the distribution API that is served here"))
+            return
+        if route.endpoint is Endpoint.MANIFEST and not route.can_exist:
+            raise ManifestUnknownError(f"{route.name}:{route.target[:140]}")
+        reference = route.reference(asked.query.get("ns"), self.settings.default_registry)
+        self.mirror.check(reference)
+        match route.endpoint:
+            case Endpoint.MANIFEST:
+                await self._manifest(asked, reference)
+            case Endpoint.BLOB:
+                await self._blob(asked, reference)
+            case Endpoint.TAGS:
+                await self._tags(asked, reference)
+            case Endpoint.REFERRERS:
+                await self._referrers(asked, reference)
+
+    async def _manifest(self, asked: "_Asked", reference: Reference) -> None:
+        found = await self.mirror.manifest(reference)
+        (self.counters.hits if found.is_cached else self.counters.misses)["registry"] += 1
+        if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
+            found = await self.mirror.child_for_host(reference, found) or found
+        etag = f'"{found.digest}"'
+        headers = [
+            ("Content-Type", found.parsed.media_type),
+            ("Docker-Content-Digest", str(found.digest)),
+            ("ETag", etag),
+        ]
+        if is_known(asked.headers.get("if-none-match"), etag):
+            await asked.answer(304, b"", headers)
+        else:
+            await asked.answer(200, found.body, headers)
+
+    async def _blob(self, asked: "_Asked", reference: Reference) -> None:
+        digest, scope, send = asked.route.digest, asked.scope, asked.send
+        blobs, transfers = self.blobs, self.blobs.transfers
+        if blobs.blobs.stat(digest) is not None:
+            self.counters.hits["registry"] += 1
+            await blobs.send_stored(digest, scope, send)
+            return
+        self.counters.misses["registry"] += 1
+        if (transfer := transfers.running(str(digest))) is not None:
+            async with transfers.join_running(transfer):
+                await blobs.send_arriving(transfer, digest, scope, send)
+        elif scope["method"] == "HEAD":
+            await send_head(digest, await self.mirror.blob_size(reference, digest), scope, send)
+        else:
+            async with transfers.join(await self.mirror.remote(reference, digest)) as transfer:
+                await blobs.send_arriving(transfer, digest, scope, send)
+
+    async def _tags(self, asked: "_Asked", reference: Reference) -> None:
+        limit, last = _limit(asked.query.get("n")), asked.query.get("last", "")
+        tags = [tag for tag in await self.mirror.tags(reference) if tag > last]
+        headers = [("Content-Type", JSON)]
+        if 0 < limit < len(tags):
+            query = {"n": str(limit), "last": tags[limit - 1]} | {k: v for k, v in asked.query.items() if k == "ns"}
+            headers.append(("Link", f'<{ROOT}/{asked.route.name}/tags/list?{urlencode(query)}>; rel="next"'))
+        body = json.dumps({"name": asked.route.name, "tags": tags[:limit]}).encode() + b"\n"
+        await asked.answer(200, body, headers)
+
+    async def _referrers(self, asked: "_Asked", reference: Reference) -> None:
+        wanted = asked.query.get("artifactType")
+        found = [
+            descriptor
+            for descriptor in await self.mirror.referrers(reference, asked.route.digest)
+            if wanted is None or descriptor.artifact_type == wanted
+        ]
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [each.to_json() for each in found]}
+        headers = [("Content-Type", OCI_INDEX)]
+        if wanted is not None:
+            headers.append(("OCI-Filters-Applied", "artifactType"))
+        await asked.answer(200, json.dumps(index).encode(), headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request, taken apart."""
+
+    scope: dict[str, Any]
+    send: Send
+    route: Route
+    query: dict[str, str]
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, scope: dict[str, Any], send: Send) -> "_Asked":
+        query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        headers: dict[str, str] = {}
+        for raw_name, value in scope["headers"]:  # several lines of Accept are one list
+            name = raw_name.decode("latin-1").lower()
+            headers[name] = f"{headers[name]},{value.decode('latin-1')}" if name in headers else value.decode("latin-1")
+        return cls(scope, send, Route.parse(scope["path"]), query, headers)
+
+    async def refuse(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """Send an error envelope."""
+        await self.answer(status, body, [("Content-Type", JSON), *(headers or [])])
+
+    async def answer(self, status: int, body: bytes, headers: Headers) -> None:
+        """Send a whole answer; to a HEAD, all but its body."""
+        given = [*headers, VERSION, ("Content-Length", str(len(body)))] if status != 304 else [*headers, VERSION]
+        if (namespace := self.query.get("ns")) is not None and namespace.isprintable():
+            given.append(("OCI-Namespace", namespace))
+        encoded = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given]
+        await self.send({"type": "http.response.start", "status": status, "headers": encoded})
+        await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return MAX_PAGE
+    if not text.isascii() or not text.isdigit():
+        raise RequestInvalidError(f"n {text[:40]!r}: a whole number, 0 or more")
+    return min(int(text[:9]), MAX_PAGE)

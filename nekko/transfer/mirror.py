@@ -1,0 +1,283 @@
+"""What a door that mirrors registries hands out: manifests as soon as they are proven, blobs while they arrive.
+
+A manifest that is asked for by a name is the root of a pull of that name, the same that `nekko pull oci://…` makes. The
+door waits for its root and no longer; the rest goes on in the background, so that a pulled image is whole when the line
+goes down, and blobs that the client asks for meanwhile join the pull's transfers. What no pull brings (another
+platform's parts, a blob out of the blue) is fetched when it is asked for, and kept without a name of its own.
+
+What a client shows as credentials is not passed on: upstreams are asked with the configured ones.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.errors import (
+    BlobUnknownError,
+    ManifestInvalidError,
+    ManifestUnknownError,
+    RepositoryUnknownError,
+    UpstreamContentError,
+    UpstreamError,
+)
+from nekko.oci.descriptor import Descriptor
+from nekko.oci.digest import Digest
+from nekko.oci.manifest import Manifest, parse
+from nekko.oci.platform import Platform, PlatformSelection
+from nekko.oci.reference import Reference
+from nekko.sources.oci import OciLocator
+from nekko.store.content import Meaning
+from nekko.store.store import Store
+from nekko.transfer.bring import record_edges
+from nekko.transfer.pull import Pulls
+from nekko.transfer.running import Pull, Wish
+from nekko.transfer.table import Transfers, retold
+from nekko.upstream.base import Remote, Repository
+
+log = logging.getLogger(__name__)
+
+STALE_AFTER_SECONDS = 5.0
+"""A client whose tag is held already waits no longer for an upstream that does not answer: it has timeouts as well."""
+ASK_AGAIN_SECONDS = 30.0
+"""A tag that could not be compared with its registry is given as it is held for so long, without another wait."""
+PREFETCH_AGAIN_SECONDS = 300.0
+"""A prefetch that failed is tried again when somebody asks, but no more often: a registry counts pulls."""
+MAX_PARENTS = 8
+"""Manifests looked at to learn the size of a blob that one of them names."""
+
+
+class Registries(Protocol):
+    """Asks registries (`upstream.Upstreams`)."""
+
+    def check(self, reference: Reference) -> None: ...
+
+    async def repository(self, reference: Reference) -> Repository: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FoundManifest:
+    """A manifest in the store. `is_cached`: it was there before it was asked for."""
+
+    digest: Digest
+    body: bytes
+    parsed: Manifest
+    is_cached: bool = True
+
+
+class Mirror:
+    """Registries as this node sees them."""
+
+    def __init__(
+        self, store: Store, transfers: Transfers, pulls: Pulls, registries: Registries, settings: Settings
+    ) -> None:
+        self._store = store
+        self._transfers = transfers
+        self._pulls = pulls
+        self._registries = registries
+        self._settings = settings
+        self._host = PlatformSelection(frozenset({Platform.host()}))
+        self._asked_in_vain: dict[str, float] = {}
+        """When each name was last asked for without an answer; only of names that are held."""
+
+    def check(self, reference: Reference) -> None:
+        """Refuse a registry that this node may not ask, whether or not something of it is held.
+
+        Raises:
+            UpstreamForbiddenError: The fetch policy says so.
+        """
+        self._registries.check(reference)
+
+    # --- manifests ---------------------------------------------------------------------------------------------------
+
+    async def manifest(self, reference: Reference) -> FoundManifest:
+        """Give a manifest by tag or digest, from the store or as soon as its registry has given it.
+
+        A tag is asked for again when it has passed its age; one that cannot be asked for is given as it was.
+
+        Raises:
+            ManifestUnknownError: It is not here, and may not be asked for.
+            NekkoError: Why it could not be brought.
+
+        Cancellation: Leaves what was begun running.
+        """
+        if reference.digest is not None:
+            found = await self._stored(reference.digest) or await self._child(reference, reference.digest)
+            if found is not None:
+                return found
+        return await self._named(reference)
+
+    async def child_for_host(self, reference: Reference, index: FoundManifest) -> FoundManifest | None:
+        """Give the manifest for this node's platform out of an index, for clients that know no indexes."""
+        for entry in index.parsed.entries:
+            if entry.platform is not None and self._host.wants(entry.platform):
+                return await self._stored(entry.digest) or await self._child(reference, entry.digest)
+        return None
+
+    async def _named(self, reference: Reference) -> FoundManifest:
+        locator = OciLocator(reference=reference, given=f"oci://{reference.name}")
+        meaning = self._store.catalog.meaning(locator.name)
+        held = None if meaning is None else await self._stored(meaning.root)
+        if held is not None and meaning is not None and self._is_fresh(reference, meaning):
+            if not meaning.is_held:
+                self._prefetch_again(locator)
+            return held
+        if self._settings.air_gapped:
+            raise ManifestUnknownError(reference.name)
+        pull = self._pulls.start(self._wish(locator, refresh=held is not None))
+        with trio.move_on_after(math.inf if held is None else STALE_AFTER_SECONDS):
+            await pull.rooted.wait()
+        meaning = self._store.catalog.meaning(locator.name)
+        if held is not None and _is_unanswered(pull):
+            self._asked_in_vain[locator.name] = trio.current_time()
+        else:
+            self._asked_in_vain.pop(locator.name, None)
+        if meaning is not None and (found := await self._stored(meaning.root)) is not None:
+            return FoundManifest(found.digest, found.body, found.parsed, is_cached=found == held)
+        if pull.error is not None:
+            raise retold(pull.error)
+        raise ManifestUnknownError(reference.name)
+
+    def _is_fresh(self, reference: Reference, meaning: Meaning) -> bool:
+        settings = self._settings
+        if reference.digest is not None or settings.air_gapped:
+            return True
+        if trio.current_time() - self._asked_in_vain.get(reference.name, -math.inf) < ASK_AGAIN_SECONDS:
+            return True
+        host = settings.hosts.get(reference.registry)
+        age = settings.revalidate_seconds
+        if host is not None and host.revalidate_seconds is not None:
+            age = host.revalidate_seconds
+        if settings.always_pull_latest and reference.tag == "latest":
+            age = 0
+        return age is None or time.time() - meaning.checked < age
+
+    def _wish(self, locator: OciLocator, *, refresh: bool) -> Wish:
+        return Wish(locator, self._host, refresh=refresh, is_shallow=not self._settings.prefetch)
+
+    def _prefetch_again(self, locator: OciLocator) -> None:
+        """Start the pull of a name anew whose manifest is here and the rest is not, if that failed a while ago."""
+        if not self._settings.prefetch or self._settings.air_gapped or self._pulls.running(locator.name) is not None:
+            return
+        arriving = self._store.catalog.arriving(locator.name)
+        if arriving is not None and time.time() - arriving.updated > PREFETCH_AGAIN_SECONDS:
+            self._pulls.start(self._wish(locator, refresh=True))
+
+    async def _stored(self, digest: Digest) -> FoundManifest | None:
+        """Give a manifest out of the store; None for what is damaged, and for a blob that is none."""
+        blob = self._store.blobs.stat(digest)
+        if blob is None or blob.size > self._settings.max_manifest_bytes:
+            return None
+        try:
+            body = await self._store.blobs.read(digest)
+            return FoundManifest(digest, body, self._parse(body))
+        except (BlobUnknownError, ManifestInvalidError):
+            return None
+
+    async def _child(self, reference: Reference, digest: Digest) -> FoundManifest | None:
+        """Bring a manifest that one in the store names: a part of what was pulled, without a name of its own."""
+        descriptor = await self._named_by_parent(digest)
+        if descriptor is None or self._settings.air_gapped:
+            return None
+        if descriptor.size > self._settings.max_manifest_bytes:
+            raise UpstreamContentError(f"{reference.name}: has {descriptor.size} bytes, more than maxManifestSize")
+        repository = await self._registries.repository(reference)
+        remote = repository.remote(digest, size=descriptor.size, media_type=descriptor.media_type)
+        async with self._transfers.join(remote) as transfer:
+            await transfer.wait()
+        found = await self._stored(digest)
+        if found is None:
+            raise UpstreamContentError(f"{remote.where}: is not a manifest")
+        record_edges(self._store, digest, found.parsed)
+        return FoundManifest(digest, found.body, found.parsed, is_cached=False)
+
+    async def _named_by_parent(self, digest: Digest) -> Descriptor | None:
+        """Give the descriptor of a blob out of a manifest in the store that names it."""
+        for parent in self._store.catalog.parents(digest)[:MAX_PARENTS]:
+            if (found := await self._stored(parent)) is not None:
+                for child in found.parsed.children:
+                    if child.digest == digest:
+                        return child
+        return None
+
+    def _parse(self, body: bytes) -> Manifest:
+        return parse(body, max_bytes=self._settings.max_manifest_bytes, max_children=self._settings.max_graph_blobs)
+
+    # --- blobs -------------------------------------------------------------------------------------------------------
+
+    async def remote(self, reference: Reference, digest: Digest) -> Remote:
+        """Give the remote of a blob that is not in the store.
+
+        Raises:
+            BlobUnknownError: No upstream may be asked.
+        """
+        if self._settings.air_gapped:
+            raise BlobUnknownError(digest)
+        named = await self._named_by_parent(digest)
+        return (await self._registries.repository(reference)).remote(digest, size=named.size if named else None)
+
+    async def blob_size(self, reference: Reference, digest: Digest) -> int:
+        """Ask for the size of a blob that is not in the store.
+
+        Raises:
+            BlobUnknownError: No upstream may be asked.
+            UpstreamError: It cannot be had there.
+        """
+        if self._settings.air_gapped:
+            raise BlobUnknownError(digest)
+        return await (await self._registries.repository(reference)).blob_size(digest)
+
+    # --- lists -------------------------------------------------------------------------------------------------------
+
+    async def tags(self, reference: Reference) -> list[str]:
+        """List the tags of a repository: those that are held, and its registry's where it can be asked.
+
+        Raises:
+            RepositoryUnknownError: Nothing is held, and no upstream may be asked.
+            UpstreamError: Nothing is held, and it cannot be had there.
+        """
+        prefix = f"{reference.registry}/{reference.repository}:"
+        held = {name.removeprefix(prefix) for name in self._store.catalog.meant(prefix)}
+        if self._settings.air_gapped:
+            if not held:
+                raise RepositoryUnknownError(prefix.rstrip(":"))
+            return sorted(held)
+        try:
+            told = await (await self._registries.repository(reference)).tags()
+        except UpstreamError as error:
+            if not held:
+                raise
+            log.warning("%s: listing the tags that are held, for the upstream cannot be asked: %s", prefix, error)
+            told = []
+        return sorted(held.union(told))
+
+    async def referrers(self, reference: Reference, subject: Digest) -> Sequence[Descriptor]:
+        """List what refers to a manifest: what is held, and what its registry knows where it can be asked."""
+        found: dict[Digest, Descriptor] = {}
+        for digest in self._store.catalog.referrers(subject):
+            if (held := await self._stored(digest)) is not None:
+                found[digest] = _described(held)
+        if not self._settings.air_gapped:
+            try:
+                told = await (await self._registries.repository(reference)).referrers(subject)
+                found |= {descriptor.digest: descriptor for descriptor in told}
+            except UpstreamError as error:
+                log.warning("%s: listing the referrers that are held: %s", reference.name, error)
+        return [found[digest] for digest in sorted(found)]
+
+
+def _is_unanswered(pull: Pull) -> bool:
+    """Tell whether the registry of a pull has said nothing of use so far."""
+    return not pull.rooted.is_set() or pull.error is not None or (pull.result is not None and pull.result.is_stale)
+
+
+def _described(found: FoundManifest) -> Descriptor:
+    """Describe a referrer as a list of them does. Source: distribution-spec, "Listing Referrers"."""
+    parsed = found.parsed
+    kind = parsed.artifact_type or (parsed.config.media_type if parsed.config else None)
+    return Descriptor(parsed.media_type, found.digest, len(found.body), parsed.annotations, artifact_type=kind)
