@@ -29,6 +29,11 @@ class Progress:
     ingest: Ingest | None = None
     moved: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def is_all_here(self) -> bool:
+        """Whether only the proof and the publishing are to come."""
+        return self.size is not None and self.position >= self.size
+
     def move(self) -> None:
         """Wake everyone who waits for a change. A follower takes `moved` before it looks, so no wake-up is lost."""
         moved, self.moved = self.moved, trio.Event()

@@ -138,13 +138,16 @@ class Transfers:
 
     @asynccontextmanager
     async def join_running(self, transfer: Transfer) -> AsyncIterator[None]:
-        """Count a waiter of a transfer for the length of the block."""
+        """Count a waiter of a transfer for the length of the block.
+
+        A transfer that has all its bytes goes on without waiters: who streamed them is gone before they are published.
+        """
         transfer.waiters += 1
         try:
             yield
         finally:
             transfer.waiters -= 1
-            if not transfer.waiters and not transfer.done.is_set():
+            if not transfer.waiters and not transfer.done.is_set() and not transfer.progress.is_all_here:
                 # Out of the table in the same step, so that a newcomer starts afresh and does not join a dying one.
                 # The newcomer's ingest waits for this one's to unwind: there are never two writers.
                 self._withdraw(transfer)

@@ -96,6 +96,16 @@ async def test_last_leaver_cancels_and_the_bytes_stay_for_resumption(node: Node,
     assert node.leftovers() == []
 
 
+async def test_last_leaver_after_the_last_byte_leaves_it_to_be_published(node: Node, far: FarEnd) -> None:
+    remote = node.remote(far.on("/b", whole(BODY)), DIGEST, len(BODY))
+    async with node.transfers.join(remote) as transfer:
+        async for _ in follow(transfer, node.store.blobs, start=0, end=len(BODY), is_proof_needed=False):
+            pass
+    await transfer.wait()
+    assert node.bytes_of(DIGEST) == BODY
+    assert not node.leftovers()
+
+
 async def test_joiner_during_unwinding_gets_a_fresh_transfer(node: Node, far: FarEnd) -> None:
     url = far.on("/b", whole(BODY, stall_after=1_000_000), whole(BODY))
     remote = node.remote(url, DIGEST, len(BODY))
