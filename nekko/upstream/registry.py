@@ -111,14 +111,26 @@ class OciImage:
 
     def remote(self, descriptor: Descriptor) -> Remote:
         """Give the remote of a manifest or blob of this repository."""
-        is_manifest = descriptor.media_type in mediatype.GRAPH
-        kind = "manifests" if is_manifest else "blobs"
-        headers = {"Accept": f"{descriptor.media_type}, */*;q=0.1"} if is_manifest else {}
-        return HttpRemote(
-            f"{self.session.base}/{kind}/{descriptor.digest}", self.session.host, self.session.send,
-            self.settings.stall_timeout_seconds, self.threads, descriptor.digest, descriptor.size, headers,
-            self.session.client.send,
-        )  # fmt: skip
+        return remote_of(
+            self.session, descriptor.digest, descriptor.size, descriptor.media_type, self.settings, self.threads
+        )
+
+
+def remote_of(
+    session: Session,
+    digest: Digest,
+    size: int | None,
+    media_type: str | None,
+    settings: Settings,
+    threads: trio.CapacityLimiter,
+) -> Remote:
+    """Give the remote of a blob of a repository, or of a manifest where the media type is one's."""
+    is_manifest = media_type in mediatype.GRAPH
+    return HttpRemote(
+        f"{session.base}/{'manifests' if is_manifest else 'blobs'}/{digest}", session.host, session.send,
+        settings.stall_timeout_seconds, threads, digest, size,
+        {"Accept": f"{media_type}, */*;q=0.1"} if is_manifest else {}, session.client.send,
+    )  # fmt: skip
 
 
 def _host(reference: Reference) -> str:

@@ -4,8 +4,9 @@ Source: OCI distribution specification, pull and content discovery.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import httpx
 import trio
@@ -17,9 +18,10 @@ from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.reference import is_tag
 from nekko.upstream.base import Remote
-from nekko.upstream.faults import read_small, refusal
-from nekko.upstream.registry import Session
-from nekko.upstream.remote import HttpRemote
+from nekko.upstream.faults import read_small, refusal, translated
+from nekko.upstream.registry import Session, remote_of
+
+T = TypeVar("T")
 
 MAX_PAGES = 200
 """Of one list. Docker Hub gives 100 tags a page, and the longest lists there have some thousands."""
@@ -35,13 +37,7 @@ class OciRepository:
 
     def remote(self, digest: Digest, *, size: int | None = None, media_type: str | None = None) -> Remote:
         """Give the remote of a blob, or of a manifest where the media type is one's."""
-        is_manifest = media_type in mediatype.GRAPH
-        kind = "manifests" if is_manifest else "blobs"
-        return HttpRemote(
-            f"{self.session.base}/{kind}/{digest}", self.session.host, self.session.send,
-            self.settings.stall_timeout_seconds, self.threads, digest, size,
-            {"Accept": f"{media_type}, */*;q=0.1"} if is_manifest else {},
-        )  # fmt: skip
+        return remote_of(self.session, digest, size, media_type, self.settings, self.threads)
 
     async def blob_size(self, digest: Digest) -> int:
         """Ask for the size of a blob."""
@@ -56,52 +52,51 @@ class OciRepository:
 
     async def tags(self) -> list[str]:
         """List all tags."""
-        found: list[str] = []
-        async for url, raw in self._pages(f"{self.session.base}/tags/list"):
-            try:
-                tags = json.loads(raw)["tags"] or ()
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UpstreamContentError(f"{url}: not a list of tags: {error}") from error
-            found += [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
-        return found
+        return await self._all(f"{self.session.base}/tags/list", _tags)
 
     async def referrers(self, subject: Digest) -> list[Descriptor]:
         """List what refers to a manifest, also where a registry knows it by the fallback tag only."""
-        found: list[Descriptor] = []
-        try:
-            async for url, raw in self._pages(f"{self.session.base}/referrers/{subject}"):
-                found += self._entries(raw, url)
-        except UpstreamNotFoundError:
+        for path in (f"referrers/{subject}", f"manifests/{fallback_tag(subject)}"):
             try:
-                async for url, raw in self._pages(f"{self.session.base}/manifests/{fallback_tag(subject)}"):
-                    found += self._entries(raw, url)
+                return await self._all(f"{self.session.base}/{path}", self._entries)
             except UpstreamNotFoundError:
-                return []
-        return found
+                continue
+        return []
 
-    def _entries(self, raw: bytes, url: str) -> tuple[Descriptor, ...]:
+    def _entries(self, raw: bytes, url: str) -> Sequence[Descriptor]:
         limits = {"max_bytes": self.settings.max_manifest_bytes, "max_children": self.settings.max_graph_blobs}
         try:
             return manifest.parse(raw, mediatype.OCI_INDEX, **limits).entries
         except ManifestInvalidError as error:
             raise UpstreamContentError(f"{url}: not a list of referrers: {error}") from error
 
-    async def _pages(self, url: str) -> AsyncIterator[tuple[str, bytes]]:
-        """Give the pages of a list with their URLs, as `Link` tells the next."""
+    async def _all(self, url: str, read: Callable[[bytes, str], Sequence[T]]) -> list[T]:
+        """Read the pages of a list, as `Link` tells the next."""
+        found: list[T] = []
         for _ in range(MAX_PAGES):
             async with self.session.send("GET", url, headers={"Accept": f"{mediatype.OCI_INDEX}, */*"}) as response:
                 if response.status_code != 200:
                     raise await refusal(response, url)
-                raw = await read_small(response, url, max_bytes=self.settings.max_manifest_bytes)
+                found += read(await read_small(response, url, max_bytes=self.settings.max_manifest_bytes), url)
                 link = response.links.get("next", {}).get("url")
-            yield url, raw
             if link is None:
-                return
-            following = str(httpx.URL(url).join(link))
+                return found
+            with translated(url):
+                following = str(httpx.URL(url).join(link))
             if not following.startswith(f"{self.session.base}/"):  # it would be sent this registry's token
                 raise UpstreamContentError(f"{url}: the next page is elsewhere")
             url = following
         raise UpstreamContentError(f"{url}: more than {MAX_PAGES} pages")
+
+
+def _tags(raw: bytes, url: str) -> Sequence[str]:
+    try:
+        tags = json.loads(raw)["tags"] or []
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UpstreamContentError(f"{url}: not a list of tags: {error}") from error
+    if not isinstance(tags, list):
+        raise UpstreamContentError(f"{url}: not a list of tags")
+    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
 
 
 def fallback_tag(subject: Digest) -> str:

@@ -55,6 +55,11 @@ class Door:
         if pull is not None:
             await pull.done.wait()
 
+    async def settled(self) -> None:
+        """Wait until no transfer runs: who has the last byte of a blob has it before it is published."""
+        while self.served.node.transfers.statistics():
+            await trio.sleep(0.01)
+
     def asked(self, body: bytes, kind: str = "blobs") -> list[str]:
         """Give the methods by which the upstream was asked for a blob."""
         requests = self.registry.far.asked(f"/v2/{self.registry.repository}/{kind}/{Digest.of(body)}")
