@@ -24,7 +24,9 @@ from nekko.errors import (
     ManifestUnknownError,
     RepositoryUnknownError,
     UpstreamContentError,
+    UpstreamDeniedError,
     UpstreamError,
+    UpstreamNotFoundError,
 )
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
@@ -129,9 +131,9 @@ class Mirror:
             return held
         if self._settings.air_gapped:
             raise ManifestUnknownError(reference.name)
-        pull = self._pulls.start(self._wish(locator, refresh=held is not None))
+        pull = None
         with trio.move_on_after(math.inf if held is None else STALE_AFTER_SECONDS):
-            await pull.rooted.wait()
+            pull = await self._rooted(self._wish(locator, refresh=held is not None))
         meaning = self._store.catalog.meaning(locator.name)
         if held is not None and _is_unanswered(pull):
             self._asked_in_vain[locator.name] = trio.current_time()
@@ -139,9 +141,17 @@ class Mirror:
             self._asked_in_vain.pop(locator.name, None)
         if meaning is not None and (found := await self._stored(meaning.root)) is not None:
             return FoundManifest(found.digest, found.body, found.parsed, is_cached=found == held)
-        if pull.error is not None:
+        if pull is not None and pull.error is not None:
             raise retold(pull.error)
         raise ManifestUnknownError(reference.name)
+
+    async def _rooted(self, wish: Wish) -> Pull:
+        """Wait until the root of a name is here, or its pull is over; somebody else's refusal does not count."""
+        while True:
+            pull = self._pulls.start(wish)
+            await pull.rooted.wait()
+            if pull.wish == wish or not isinstance(pull.error, UpstreamDeniedError | UpstreamNotFoundError):
+                return pull
 
     def _is_fresh(self, reference: Reference, meaning: Meaning) -> bool:
         settings = self._settings
@@ -271,9 +281,9 @@ class Mirror:
         return [found[digest] for digest in sorted(found)]
 
 
-def _is_unanswered(pull: Pull) -> bool:
-    """Tell whether the registry of a pull has said nothing of use so far."""
-    return not pull.rooted.is_set() or pull.error is not None or (pull.result is not None and pull.result.is_stale)
+def _is_unanswered(pull: Pull | None) -> bool:
+    """Tell whether a registry said nothing of use; None for a pull that was not waited for to the end."""
+    return pull is None or pull.error is not None or (pull.result is not None and pull.result.is_stale)
 
 
 def _described(found: FoundManifest) -> Descriptor:
