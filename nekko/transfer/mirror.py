@@ -126,6 +126,8 @@ class Mirror:
         meaning = self._store.catalog.meaning(locator.name)
         held = None if meaning is None else await self._stored(meaning.root)
         if held is not None and meaning is not None and self._is_fresh(reference, meaning):
+            if (content := self._store.catalog.held(locator.name)) is not None:
+                self._store.catalog.touch(content)
             if not meaning.is_held:
                 self._prefetch_again(locator)
             return held

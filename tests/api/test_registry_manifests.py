@@ -1,5 +1,7 @@
 """Manifests by the registry door: by tag and digest, cold, warm, offline, and what a pull leaves behind."""
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +219,38 @@ async def test_prefetch_that_failed_is_not_tried_at_every_request(tmp_path: Path
         asked = len(far.requests)
         assert (await door.manifest()).content == INDEX
         assert len(far.requests) == asked
+        door.registry.blob(LAYERS[0])
+        with contextlib.closing(sqlite3.connect(door.served.node.store.layout.catalog)) as db:
+            db.execute("UPDATE contents SET updated = updated - 1000")
+            db.commit()
+        assert (await door.manifest()).content == INDEX
+        await door.whole()
+        assert door.served.node.store.catalog.held(f"{door.name}:v1") is not None, "but it is tried again later"
+
+
+async def test_hit_by_tag_is_a_use(tmp_path: Path, far: FarEnd) -> None:
+    async with open_door(tmp_path, far) as door:
+        await door.manifest()
+        await door.whole()
+        used = []
+        for _ in range(2):
+            content = door.served.node.store.catalog.held(f"{door.name}:v1")
+            assert content is not None
+            used.append(content.last_used)
+            await door.manifest()
+        assert used[0] < used[1]
+
+
+async def test_manifest_that_was_damaged_is_not_served(tmp_path: Path, far: FarEnd) -> None:
+    async with open_door(tmp_path, far) as door:
+        await door.manifest()
+        await door.whole()
+        path = door.served.node.store.layout.blob(Digest.of(INDEX))
+        path.chmod(0o644)
+        path.write_bytes(INDEX.replace(b"s390x", b"S390X"))
+        for reference in ("v1", Digest.of(INDEX)):
+            answer = await door.manifest(reference)
+            assert answer.content == INDEX or answer.status_code == 404
 
 
 # --- air gap, policy -------------------------------------------------------------------------------------------------
