@@ -148,6 +148,9 @@ class Settings:
         None, "a tag older than this is compared with its registry when it is asked for; without it only by a refresh",
         read=grammar.seconds,
     )  # fmt: skip
+    manifest_timeout_seconds: float = setting(
+        30.0, "longest wait of the registry door's client for a manifest that is not held; its pull goes on"
+    )
     always_pull_latest: bool = setting(False, "as revalidateSeconds 0, for the tag `latest`")
 
     # --- fetching

@@ -27,6 +27,7 @@ from nekko.errors import (
     UpstreamDeniedError,
     UpstreamError,
     UpstreamNotFoundError,
+    UpstreamTimeoutError,
 )
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
@@ -133,9 +134,8 @@ class Mirror:
             return held
         if self._settings.air_gapped:
             raise ManifestUnknownError(reference.name)
-        pull = None
-        with trio.move_on_after(math.inf if held is None else STALE_AFTER_SECONDS):
-            pull = await self._rooted(self._wish(locator, refresh=held is not None))
+        patience = self._settings.manifest_timeout_seconds if held is None else STALE_AFTER_SECONDS
+        pull = await self._rooted(self._wish(locator, refresh=held is not None), patience)
         meaning = self._store.catalog.meaning(locator.name)
         if held is not None and _is_unanswered(pull):
             self._asked_in_vain[locator.name] = trio.current_time()
@@ -143,17 +143,20 @@ class Mirror:
             self._asked_in_vain.pop(locator.name, None)
         if meaning is not None and (found := await self._stored(meaning.root)) is not None:
             return FoundManifest(found.digest, found.body, found.parsed, is_cached=found == held)
-        if pull is not None and pull.error is not None:
-            raise retold(pull.error)
-        raise ManifestUnknownError(reference.name)
+        raise retold(pull.error or pull.trouble or UpstreamTimeoutError(f"{locator.where}: no answer yet"))
 
-    async def _rooted(self, wish: Wish) -> Pull:
-        """Wait until the root of a name is here, or its pull is over; somebody else's refusal does not count."""
-        while True:
-            pull = self._pulls.start(wish)
+    async def _rooted(self, wish: Wish, seconds: float) -> Pull:
+        """Wait until the root of a name is here, its pull is over, or for so long.
+
+        Somebody else's refusal does not count.
+        """
+        pull = self._pulls.start(wish)
+        with trio.move_on_after(seconds):
             await pull.rooted.wait()
-            if pull.wish == wish or not isinstance(pull.error, UpstreamDeniedError | UpstreamNotFoundError):
-                return pull
+            while pull.wish != wish and isinstance(pull.error, UpstreamDeniedError | UpstreamNotFoundError):
+                pull = self._pulls.start(wish)
+                await pull.rooted.wait()
+        return pull
 
     def _is_fresh(self, reference: Reference, meaning: Meaning) -> bool:
         settings = self._settings
@@ -283,9 +286,9 @@ class Mirror:
         return [found[digest] for digest in sorted(found)]
 
 
-def _is_unanswered(pull: Pull | None) -> bool:
-    """Tell whether a registry said nothing of use; None for a pull that was not waited for to the end."""
-    return pull is None or pull.error is not None or (pull.result is not None and pull.result.is_stale)
+def _is_unanswered(pull: Pull) -> bool:
+    """Tell whether a registry has said nothing of use so far."""
+    return not pull.rooted.is_set() or pull.error is not None or (pull.result is not None and pull.result.is_stale)
 
 
 def _described(found: FoundManifest) -> Descriptor:

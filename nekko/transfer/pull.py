@@ -185,10 +185,7 @@ class Pulls:
         known = await self._known(held, wish.locator.where) if wish.refresh and held else None
         with store.leases.hold(naming.name) as lease:
             try:
-                resolution = await persist(
-                    lambda: self._resolver.resolve(wish.locator, credentials=wish.credentials, known=known),
-                    self._settings,
-                )
+                resolution = await persist(partial(self._resolve, pull, known), self._settings)
             except UpstreamError as error:
                 if known is None or held is None:
                     raise
@@ -226,6 +223,14 @@ class Pulls:
             wish.locator.where, brought.answer, complete.size, len(brought.required),
         )  # fmt: skip
         return PullResult(complete)
+
+    async def _resolve(self, pull: Pull, known: Known | None) -> Resolution:
+        wish = pull.wish
+        try:
+            return await self._resolver.resolve(wish.locator, credentials=wish.credentials, known=known)
+        except UpstreamError as error:
+            pull.trouble = error
+            raise
 
     async def _known(self, held: Content, where: str) -> Known | None:
         """Give what a conditional request needs, unless the held content is damaged and must be fetched again."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from nekko.errors import NekkoError
+from nekko.errors import NekkoError, UpstreamError
 from nekko.oci.digest import Digest
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base import Locator
@@ -84,6 +84,8 @@ class Pull:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     rooted: trio.Event = field(default_factory=trio.Event)
     """The root manifest is in the store and its name means it; or the pull is over."""
+    trouble: UpstreamError | None = None
+    """Why the upstream is being asked again, while it is."""
     done: trio.Event = field(default_factory=trio.Event)
     result: PullResult | None = None
     error: NekkoError | None = None

@@ -11,7 +11,7 @@ from nekko.oci import mediatype
 from nekko.oci.digest import Digest
 from tests.api.registry_door import IMAGE, INDEX, code_of, open_door
 from tests.api.test_content import serve_node
-from tests.fakes.far_end import FarEnd, status, whole
+from tests.fakes.far_end import Answer, FarEnd, Request, status, whole
 from tests.fakes.registry import descriptor, image
 from tests.node import QUICK, open_node
 
@@ -152,6 +152,25 @@ async def test_slow_upstream_does_not_keep_the_client_of_a_held_tag_waiting(tmp_
         gate.set()
 
 
+@pytest.mark.parametrize(("first", "code"), [(None, 504), (status(503), 502), (status(429), 429)])
+async def test_client_is_told_in_time_while_the_pull_goes_on(
+    tmp_path: Path, far: FarEnd, first: Answer | None, code: int
+) -> None:
+    gate = trio.Event()
+
+    async def late(stream: trio.SocketStream, request: Request) -> None:
+        await gate.wait()
+        await whole(IMAGE, headers={"Content-Type": mediatype.OCI_MANIFEST})(stream, request)
+
+    async with open_door(tmp_path, far, manifest_timeout_seconds=0.3) as door:
+        far.on(f"/v2/{door.registry.repository}/manifests/slow", *([first] if first else []), late)
+        answer = await door.manifest("slow")
+        assert answer.status_code == code
+        gate.set()
+        await door.whole(":slow")
+        assert (await door.manifest("slow")).content == IMAGE
+
+
 async def test_ten_clients_ask_for_a_new_tag_once(tmp_path: Path, far: FarEnd) -> None:
     async with open_door(tmp_path, far) as door:
         bodies: list[bytes] = []
@@ -169,9 +188,9 @@ async def test_ten_clients_ask_for_a_new_tag_once(tmp_path: Path, far: FarEnd) -
 async def test_client_that_goes_does_not_end_the_pull(tmp_path: Path, far: FarEnd) -> None:
     gate = trio.Event()
 
-    async def late(stream: trio.SocketStream, request: object) -> None:
+    async def late(stream: trio.SocketStream, request: Request) -> None:
         await gate.wait()
-        await whole(INDEX, headers={"Content-Type": mediatype.OCI_INDEX})(stream, request)  # type: ignore[arg-type]
+        await whole(INDEX, headers={"Content-Type": mediatype.OCI_INDEX})(stream, request)
 
     async with open_door(tmp_path, far) as door:
         far.on(f"/v2/{door.registry.repository}/manifests/v1", late)
@@ -185,9 +204,9 @@ async def test_client_that_goes_does_not_end_the_pull(tmp_path: Path, far: FarEn
 async def test_refused_login_of_another_does_not_count_for_the_door(tmp_path: Path, far: FarEnd) -> None:
     gate = trio.Event()
 
-    async def denied_later(stream: trio.SocketStream, request: object) -> None:
+    async def denied_later(stream: trio.SocketStream, request: Request) -> None:
         await gate.wait()
-        await status(403)(stream, request)  # type: ignore[arg-type]
+        await status(403)(stream, request)
 
     body = image([])
     async with open_door(tmp_path, far) as door, trio.open_nursery() as nursery:
