@@ -55,6 +55,16 @@ async def test_pushing_and_deleting_are_unsupported(tmp_path: Path, far: FarEnd,
         assert answer.headers["allow"] == "GET, HEAD"
 
 
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}], ids=str)
+async def test_web_pages_fetch_nothing(tmp_path: Path, far: FarEnd, header: dict[str, str]) -> None:
+    async with open_door(tmp_path, far) as door:
+        answer = await door.client.get(f"/v2/{door.name}/manifests/v1", headers=header)
+        assert code_of(answer) == (403, "DENIED")
+        assert not far.requests
+        typed = await door.client.get(f"/v2/{door.name}/manifests/v1", headers={"Sec-Fetch-Site": "none"})
+        assert typed.content == INDEX
+
+
 @pytest.mark.parametrize(
     ("given", "code", "word"),
     [(404, 404, "MANIFEST_UNKNOWN"), (401, 403, "DENIED"), (403, 403, "DENIED"), (500, 502, "UNAVAILABLE"),

@@ -1,5 +1,6 @@
 """Real clients pull through a real daemon from a real registry: cold, warm, and with the registry gone."""
 
+import base64
 import io
 import json
 import os
@@ -162,6 +163,20 @@ def test_curl_asks_for_parts_and_reads_refusals(tmp_path: Path, mirror: Mirror) 
     assert f"content-length: {size}" in curl(f"{named}/blobs/{digest}", "-I").lower()
     assert "MANIFEST_UNKNOWN" in curl(f"{named}/manifests/nope")
     assert "UNSUPPORTED" in curl(f"{named}/manifests/V1.0", "-X", "PUT", "-d", "{}")
+
+
+def test_registry_with_a_password_is_asked_with_the_nodes_own(tmp_path: Path) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with docker_registry(tmp_path / "registry", htpasswd=("ann", "s3cret")) as registry:
+        push_image(registry, tmp_path, "org/app:v1", [layer(1)], "--dest-creds", "ann:s3cret")
+        configuration = tmp_path / "config.json"
+        login = base64.b64encode(b"ann:s3cret").decode()
+        configuration.write_text(json.dumps({"auths": {registry.host: {"auth": login}}}))
+        options = ("--listen", f"{host}=registry", "--default-registry", registry.host)
+        with daemon(tmp_path, *options, "--docker-config", str(configuration)) as node:
+            run("skopeo", "copy", "--src-tls-verify=false", f"docker://{host}/org/app:v1", f"dir:{tmp_path / 'out'}")
+            assert "s3cret" not in node.log.read_text()
+            assert login not in node.log.read_text()
 
 
 # --- clients that unpack ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import trio
 from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
-from nekko.errors import ManifestUnknownError, NekkoError, RequestInvalidError
+from nekko.errors import AccessDeniedError, ManifestUnknownError, NekkoError, RequestInvalidError
 from nekko.metrics import Counters
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
@@ -74,6 +74,8 @@ class RegistryDoor:
         if route.endpoint is Endpoint.OTHER:
             await asked.refuse(404, envelope("UNSUPPORTED", "not a part of the distribution API that is served here"))
             return
+        if asked.is_of_web_page:
+            raise AccessDeniedError("requests of web pages may not have this node fetch anything")
         if route.endpoint is Endpoint.MANIFEST and not route.can_exist:
             raise ManifestUnknownError(f"{route.name}:{route.target[:140]}")
         reference = route.reference(asked.query.get("ns"), self.settings.default_registry)
@@ -163,6 +165,11 @@ class _Asked:
             name = raw_name.decode("latin-1").lower()
             headers[name] = f"{headers[name]},{value.decode('latin-1')}" if name in headers else value.decode("latin-1")
         return cls(scope, send, Route.parse(scope["path"]), query, headers)
+
+    @property
+    def is_of_web_page(self) -> bool:
+        """Whether a page of another site, open in a browser, sent this. Source: Fetch Metadata, "Sec-Fetch-Site"."""
+        return "origin" in self.headers or self.headers.get("sec-fetch-site") in ("cross-site", "same-site")
 
     async def refuse(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """Send an error envelope."""
