@@ -14,7 +14,7 @@ import trio
 
 from nekko.oci.digest import Digest
 from nekko.store.layout import replace_file
-from nekko.transfer.fetch import CHECKPOINT_BYTES
+from nekko.transfer.arrival import CHECKPOINT_BYTES
 from tests.daemon import Daemon, daemon
 from tests.fakes.far_end import FarEnd
 from tests.fault.at_rest import check_at_rest
@@ -128,6 +128,6 @@ async def _until_forced(cache: Path, count: int) -> None:
     """Wait until so many bytes of the one ingest have been forced to disk."""
     while True:
         for state in (cache / ".nekko/ingest").glob("*/state.json"):
-            if json.loads(state.read_bytes())["durable"] >= count:
+            if sum(end - start for start, end in json.loads(state.read_bytes())["durable"]) >= count:
                 return
         await trio.sleep(0.02)
