@@ -23,7 +23,7 @@ import pytest
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
 from nekko.oci.platform import Platform
-from tests.integration.test_main_job import Daemon, daemon
+from tests.daemon import Daemon, daemon
 from tests.servers import Server, docker_registry, free_port, push_image, running
 
 OTHER_PLATFORM = "linux/s390x"
