@@ -14,8 +14,9 @@ import trustme
 from nekko.config.settings import Host
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
+from nekko.transfer.ranges import Tuning
 from nekko.upstream.body import TAKE_OVER_BYTES
-from tests.fakes.far_end import Answer, FarEnd, Request, far_end, raw, redirect, status, whole
+from tests.fakes.far_end import Answer, FarEnd, Pace, Request, far_end, raw, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, image
 from tests.fault.matrix import Trial
 from tests.fault.upstream import IMPATIENT, Fault, Goal, endure
@@ -26,6 +27,10 @@ GROUP = "A bad upstream"
 SMALL = random.Random(41).randbytes(1_500_000)
 LARGE = random.Random(42).randbytes(TAKE_OVER_BYTES + 500_000)
 """Bodies of this size are received by a thread of their own."""
+EAGER = Tuning(
+    min_left_bytes=1 << 20, segment_bytes=1 << 20, ahead_bytes=16 << 20, measure_seconds=0.02, lead_seconds=0.05, gain=0
+)
+"""Lets several connections pay for a body of that size already."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n"
 
 
@@ -129,6 +134,42 @@ TAKEN_OVER = ["cut in the body", "cut before the last byte", "stall in the body"
 @pytest.mark.parametrize("name", TAKEN_OVER, ids=[f"large layer: {name}" for name in TAKEN_OVER])
 async def test_large_layer(trial: Trial, tmp_path: Path, far: FarEnd, name: str) -> None:
     await endure(trial, tmp_path, layer_of(far, LARGE), faults_of(LARGE)[name])
+
+
+def segments(body: bytes, **faults: int) -> Answer:
+    """Answer with a body that may be fetched by several connections, each of them slow."""
+    return whole(body, headers={"Accept-Ranges": "bytes"}, pace=lambda: Pace(40e6), **faults)  # type: ignore[arg-type]
+
+
+def until_left(answer: Answer) -> Answer:
+    """Give an answer up when the client leaves."""
+
+    async def watch(stream: trio.SocketStream, request: Request) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, stream, request)
+            while await stream.receive_some():
+                pass
+            nursery.cancel_scope.cancel()
+
+    return watch
+
+
+SEGMENT_FAULTS = {
+    "cut": segments(LARGE, cut_after=100_000),
+    "stall": until_left(segments(LARGE, stall_after=100_000)),
+    "wrong bytes": segments(bytes(len(LARGE))),
+    "refused": status(403),
+    "the whole instead": whole(LARGE, takes_ranges=False),
+}
+
+
+@pytest.mark.parametrize(
+    "answer", SEGMENT_FAULTS.values(), ids=[f"several connections: {name}" for name in SEGMENT_FAULTS]
+)
+async def test_one_of_several_connections(trial: Trial, tmp_path: Path, far: FarEnd, answer: Answer) -> None:
+    goal = replace(layer_of(far, LARGE), sound=segments(LARGE))
+    await endure(trial, tmp_path, goal, Fault([goal.sound, answer, answer, goal.sound], (201,)), tuning=EAGER)
+    assert len(far.asked(goal.path)) > 1
 
 
 @pytest.mark.parametrize("body", [SMALL, LARGE], ids=["file: cut in the body", "large file: cut in the body"])

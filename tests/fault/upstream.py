@@ -13,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from nekko.config.settings import Settings
 from nekko.oci.digest import Digest
 from nekko.store import fsck
+from nekko.transfer.ranges import Tuning
 from tests.api.test_content import Served, encoded, serve_node
 from tests.fakes.far_end import Answer, FarEnd, whole
 from tests.fault.matrix import Promise, Trial
@@ -50,11 +51,17 @@ class Goal:
 
 
 async def endure(
-    trial: Trial, directory: Path, goal: Goal, fault: Fault, *, settings: Settings = IMPATIENT
+    trial: Trial,
+    directory: Path,
+    goal: Goal,
+    fault: Fault,
+    *,
+    settings: Settings = IMPATIENT,
+    tuning: Tuning | None = None,
 ) -> httpx.Response:
     """Pull and read under a fault, then without it, and check every promise. Gives the answer under the fault."""
     async with _leaving_nothing(trial, goal.far):
-        async with open_node(directory / "cache", settings) as node, serve_node(node) as served:
+        async with open_node(directory / "cache", settings, tuning) as node, serve_node(node) as served:
             acknowledged = goal.far.on("/acknowledged", whole(ACKNOWLEDGED))
             assert (await served.post({"url": acknowledged})).status_code == 201
             goal.far.on(goal.path, *fault.answers)
