@@ -42,9 +42,9 @@ def parts(far: FarEnd, path: str = "/b") -> list[Request]:
 
 
 async def test_connections_that_are_capped_one_by_one_become_several(tmp_path: Path, far: FarEnd) -> None:
-    tuning = replace(ALWAYS, measure_seconds=0.15, gain=1.3)
+    tuning = replace(ALWAYS, measure_seconds=0.4, gain=1.3)
     async with open_node(tmp_path / "c", tuning=tuning) as node:
-        url = far.on("/b", whole(BODY, headers=RANGES, pace=lambda: Pace(10e6)))
+        url = far.on("/b", whole(BODY, headers=RANGES, pace=lambda: Pace(6e6)))
         await fetched(node, url)
         assert node.bytes_of(DIGEST) == BODY
         assert far.most_connections > 2
@@ -56,8 +56,8 @@ async def test_connections_that_are_capped_one_by_one_become_several(tmp_path: P
 
 
 async def test_one_connection_is_kept_where_the_link_is_the_limit(tmp_path: Path, far: FarEnd) -> None:
-    tuning = replace(ALWAYS, measure_seconds=0.15, gain=1.3)
-    link = Pace(20e6)
+    tuning = replace(ALWAYS, measure_seconds=0.4, gain=1.3)
+    link = Pace(8e6)
     async with open_node(tmp_path / "c", tuning=tuning) as node:
         await fetched(node, far.on("/b", whole(BODY, headers=RANGES, pace=lambda: link)))
         assert node.bytes_of(DIGEST) == BODY
