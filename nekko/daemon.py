@@ -65,6 +65,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 application = app.build(store, transfers, pulls, mirror, Counters(), settings, access)
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
+                nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await pulls.resume()
@@ -97,7 +98,9 @@ async def _serve_until(
     ended: trio.Event,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    await serve(application, listeners, settings=settings, stop=stop, task_status=task_status)
+    await serve(
+        application, listeners, settings=settings, stop=stop, at_once=application.at_once, task_status=task_status
+    )
     ended.set()
 
 

@@ -1,6 +1,7 @@
 """All doors as one ASGI application: the request log around them, raw ASGI for bytes, Quart for the rest."""
 
 import logging
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,9 +13,11 @@ from werkzeug.routing import BaseConverter
 
 from nekko.api import content, status
 from nekko.api.access import Access
+from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
-from nekko.api.peer import peer_of
+from nekko.api.peer import Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
+from nekko.api.request_log import RequestLog
 from nekko.api.responses import error_response, problem, problem_response
 from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
@@ -46,11 +49,26 @@ class Base64Converter(BaseConverter):
 class Application:
     """The ASGI application. Answers the doors of `build`, and logs each request when it is over."""
 
-    def __init__(self, raw: Mapping[str, Asgi], quart: QuartTrio, counters: Counters) -> None:
+    def __init__(self, raw: Mapping[str, Asgi], quart: QuartTrio, at_once: AtOnce, requests: RequestLog) -> None:
         """Answer the doors of `raw` by their own applications, and everything else by Quart."""
         self._raw = raw
         self.quart = quart
-        self._counters = counters
+        self._at_once = at_once
+        self.requests = requests
+        """Its `tell_repeats` has to run beside the application."""
+
+    def at_once(self, method: str, target: str, accept: str, peer: Peer) -> Answer | None:
+        """Answer a request that says nothing else, without the detour by `__call__`; None if that is what it needs."""
+        started, door = time.monotonic(), _door_of(target)
+        if door in DOORS and door not in peer.doors:
+            return None
+        try:
+            answer = self._at_once.answer(door, target, accept)
+        except (OSError, sqlite3.Error):  # the longer way meets it too, and tells it
+            return None
+        if answer is not None:
+            self.requests.note_at_once(door, peer, method, target, time.monotonic() - started)
+        return answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -67,17 +85,7 @@ class Application:
             raw = self._raw.get(door) if door in peer.doors else None
             await (raw or self.quart)(scope, receive, watched)
         finally:
-            seconds = time.monotonic() - started
-            self._counters.latency.labels(door, str(answered)).observe(seconds)
-            if log.isEnabledFor(logging.INFO):
-                # The path only: it is base64 or a hash. Queries and headers may hold secrets, URLs do as well.
-                path = _redacted(scope["path"][:200].encode("unicode_escape").decode())
-                fields = {"peer": peer.address, "method": scope["method"], "path": path, "status": answered,
-                          "seconds": round(seconds, 3)}  # fmt: skip
-                log.info(
-                    "%s %s %s %s %.3fs", peer.address, scope["method"], path, answered or "cut", seconds,
-                    extra={"fields": fields},
-                )  # fmt: skip
+            self.requests.note(door, peer, scope["method"], scope["path"], answered, time.monotonic() - started)
 
 
 def build(
@@ -127,7 +135,7 @@ def build(
         "files": BlobDoor(store.blobs, transfers, counters),
         "registry": RegistryDoor(mirror, proving, counters, settings),
     }
-    return Application(raw, quart, counters)
+    return Application(raw, quart, AtOnce(store, pulls, counters), RequestLog(counters))
 
 
 def _door_of(path: str) -> str:
@@ -135,8 +143,3 @@ def _door_of(path: str) -> str:
     if PATH.fullmatch(path) is not None:
         return "files"
     return _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")
-
-
-def _redacted(path: str) -> str:
-    """Leave the base64 of a source URL out of the log: it may hold userinfo, or a signature in its query."""
-    return "/content/…" if path.startswith("/content/") and len(path) > len("/content/") else path

@@ -136,6 +136,14 @@ class BlobDoor:
         await send({"type": "http.response.body", "body": b""})
 
 
+def headers_of(digest: Digest) -> list[tuple[bytes, bytes]]:
+    """Give the headers that every answer with bytes of a blob has."""
+    return [
+        (b"etag", f'"{digest}"'.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
+        (b"docker-content-digest", str(digest).encode()),
+    ]  # fmt: skip
+
+
 async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     """Cancel when the client has hung up: hypercorn tells only who asks."""
     while (await receive())["type"] != "http.disconnect":
@@ -150,9 +158,7 @@ async def send_head(digest: Digest, size: int, scope: dict[str, Any], send: Send
         RangeInvalidError: Nothing was sent.
     """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    etag = f'"{digest}"'
-    common = [(b"etag", etag.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
-              (b"docker-content-digest", str(digest).encode())]  # fmt: skip
+    etag, common = f'"{digest}"', headers_of(digest)
     if is_known(headers.get("if-none-match"), etag):
         await _head(send, 304, common)
         return None

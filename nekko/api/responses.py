@@ -70,5 +70,10 @@ def error_response(error: NekkoError) -> Response:
 
 
 def json_response(body: Any, status: int = 200) -> Response:
-    """Answer with JSON, readable in a terminal: one line break at the end."""
-    return Response(json.dumps(body, ensure_ascii=False) + "\n", status=status, content_type="application/json")
+    """Answer with JSON."""
+    return Response(json_body(body), status=status, content_type="application/json")
+
+
+def json_body(body: Any) -> bytes:
+    """Write JSON, readable in a terminal: one line break at the end."""
+    return (json.dumps(body, ensure_ascii=False) + "\n").encode()

@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from nekko import __version__
 from nekko.api import openapi
 from nekko.api.peer import peer_of
-from nekko.api.responses import json_response
+from nekko.api.responses import json_body, json_response
 from nekko.config.doors import DOORS
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.store.store import Store
@@ -18,6 +18,7 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.running import PullStatistics
 from nekko.transfer.table import Transfers
 
+LIVE = json_body({"status": "live"})
 FRONT = f"nekko {__version__}: the storage daemon of this node\n"
 HEALTH = "/health              /health/live: the process turns; /health/ready: the cache can be used"
 DESCRIPTION = "/openapi.json        this API, described for programs"
@@ -40,7 +41,7 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
 
     @door.get("/health/live")
     async def live() -> Response:
-        return json_response({"status": "live"})
+        return Response(LIVE, content_type="application/json")
 
     @door.get("/health")
     @door.get("/health/ready")

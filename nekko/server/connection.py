@@ -15,15 +15,15 @@ from typing import Any
 import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
-from nekko.server.http1 import Answers, Http1
+from nekko.server.http1 import Answers, Http1, ServerConfig
 from nekko.server.listeners import Listener
+from nekko.server.simple import AtOnce, SimpleRequest, parse_simple
 from nekko.server.stream import SteadyStream
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,11 @@ class Service:
     """What the connections of one server share."""
 
     app: ASGIWrapper
-    config: Config
+    config: ServerConfig
     context: WorkerContext
     send_timeout_seconds: float
     file_threads: trio.CapacityLimiter
+    at_once: AtOnce | None
     connections: set["Connection"] = field(default_factory=set)
     """Those that are open."""
 
@@ -74,6 +75,7 @@ class Connection:
         self._reading = trio.CancelScope()
         self._owes_request = True
         self._is_draining = False
+        self._last: tuple[bytes, SimpleRequest | None] = (b"", None)
         self._answers = Answers(self.name)
         self._protocol = Http1(
             service.app, service.config, service.context, self._answers, self._state, listener.tls is not None,
@@ -109,10 +111,37 @@ class Connection:
                 await self._stream.do_handshake()
                 self._state[STATE_KEY] = replace(self._state[STATE_KEY], subject=_subject(self._stream.getpeercert()))
             while data := await self._stream.receive_some(READ_BYTES):
-                if not self._is_draining:
-                    await self._protocol.handle(RawData(bytes(data)))
+                if self._is_draining:
+                    continue
+                raw = bytes(data)
+                if (request := self._simple(raw)) is None or not await self._answer_at_once(request):
+                    await self._protocol.handle(RawData(raw))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.debug("%s: ended: %s", self.name, error.__cause__ or error)
+
+    def _simple(self, raw: bytes) -> SimpleRequest | None:
+        """Read what arrived as a simple request; on a connection that is kept, the same one often comes again."""
+        if self._service.at_once is None or not self._protocol.is_idle or self._service.context.terminated.is_set():
+            return None
+        if self._last[0] != raw:
+            self._last = (raw, parse_simple(raw))
+        return self._last[1]
+
+    async def _answer_at_once(self, request: SimpleRequest) -> bool:
+        """Answer past the protocol, which stays idle; tell whether that could be done."""
+        assert self._service.at_once is not None
+        answer = self._service.at_once(request.method, request.target, request.accept, self._state[STATE_KEY])
+        if answer is None:
+            return False
+        body = b"" if request.method == "HEAD" else answer.body
+        data = b"".join((b"HTTP/1.1 200 \r\n", answer.head, self._service.config.last_lines(), body))
+        sent = self._plain.send_nowait(data) if self._stream is self._plain else 0
+        if sent < len(data):
+            self._owes_request = False
+            self._reading.deadline = math.inf
+            await self._send_bytes(data[sent:])
+        self._expect_request()
+        return True
 
     async def _send(self, event: Event) -> None:
         """Do what the protocol wants done."""

@@ -6,6 +6,7 @@ with an exception.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -30,10 +31,18 @@ class ServerConfig(Config):
     errorlog = None
     include_server_header = False
     keep_alive_max_requests = 1_000_000
+    _lines = (0, b"")
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
         """Give the headers of every answer."""
         return [*super().response_headers(protocol), (b"server", b"nekko")]
+
+    def last_lines(self) -> bytes:
+        """Give the same headers as the last lines of a head, made anew once a second, for the date in them."""
+        if (now := int(time.time())) != self._lines[0]:
+            lines = b"".join(b"%b: %b\r\n" % header for header in self.response_headers("h11"))
+            self._lines = (now, lines + b"\r\n")
+        return self._lines[1]
 
 
 class Http1(H11Protocol):
@@ -62,6 +71,16 @@ class Http1(H11Protocol):
                 raw_path=request.target,
                 state=self.connection_state,
             )
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is being answered, and no part of one has arrived."""
+        connection = self.connection
+        return (
+            connection.our_state is connection.their_state is h11.IDLE
+            and self.stream is None
+            and connection.trailing_data[0] == b""
         )
 
     def count_body(self, count: int) -> None:

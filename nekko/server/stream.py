@@ -51,6 +51,13 @@ class SteadyStream(trio.abc.HalfCloseableStream):
                 raise PeerGoneError(str(error)) from error
             rest = rest[sent:]
 
+    def send_nowait(self, data: bytes) -> int:
+        """Send what the socket takes at once; give how many bytes that were. Of a broken connection that is none."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except OSError:  # full, or broken: sending the rest will tell
+            return 0
+
     async def send_file(self, descriptor: int, offset: int, count: int, *, threads: trio.CapacityLimiter) -> None:
         """Send `count` bytes of a file, by the kernel and without a copy.
 

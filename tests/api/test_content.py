@@ -54,7 +54,9 @@ async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, application, listeners, settings=settings, stop=stop))
+        await nursery.start(
+            partial(serve, application, listeners, settings=settings, stop=stop, at_once=application.at_once)
+        )
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             yield Served(node, client)
         stop.set()

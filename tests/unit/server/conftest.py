@@ -9,6 +9,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
+from nekko.server.simple import AtOnce
 from nekko.server.tls import ServerTls
 from tests.unit.server.serving import QUICK, App, Server, Start
 
@@ -19,7 +20,12 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
     servers: list[Server] = []
 
     async def start(
-        app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ServerTls | None = None
+        app: App,
+        settings: Settings = QUICK,
+        *,
+        at_once: AtOnce | None = None,
+        idle_seconds: float = 3600.0,
+        tls: ServerTls | None = None,
     ) -> Server:
         listeners = open_listeners(settings, {}, has_default_address=False, tls=tls)
         server = Server(listeners, listeners[0].sockets[0].socket.getsockname(), stop=trio.Event(), ended=trio.Event())
@@ -28,7 +34,7 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
         async def run(task_status: trio.TaskStatus[None]) -> None:
             await serve(
                 app,  # type: ignore[arg-type]  # ASGI, typed more closely there
-                listeners, settings=settings, stop=server.stop, idle_seconds=idle_seconds, task_status=task_status,
+                listeners, settings=settings, stop=server.stop, at_once=at_once, idle_seconds=idle_seconds, task_status=task_status,
             )  # fmt: skip
             server.ended.set()
 

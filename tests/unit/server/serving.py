@@ -11,6 +11,7 @@ import trio
 
 from nekko.config.settings import Settings
 from nekko.server.listeners import Listener
+from nekko.server.simple import AtOnce
 from nekko.server.tls import ServerTls
 
 Scope = dict[str, Any]
@@ -157,5 +158,11 @@ class Server:
 
 class Start(Protocol):
     async def __call__(
-        self, app: App, settings: Settings = QUICK, *, idle_seconds: float = 3600.0, tls: ServerTls | None = None
+        self,
+        app: App,
+        settings: Settings = QUICK,
+        *,
+        at_once: AtOnce | None = None,
+        idle_seconds: float = 3600.0,
+        tls: ServerTls | None = None,
     ) -> Server: ...

@@ -16,6 +16,7 @@ from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError
 from nekko.server.tls import server_tls
 from tests.unit.server.serving import PATIENT, Client, Receive, Scope, Send, Server, Start, hello, read_all, respond
+from tests.unit.server.test_server_at_once import Now
 
 MIB = 1 << 20
 
@@ -57,6 +58,13 @@ async def test_requests_are_answered_by_http_1_1_only(start: Start, settings: Se
     assert client.stream.selected_alpn_protocol() == "http/1.1"
     for _ in range(2):
         assert (await client.ask()).body == b"ok"
+
+
+async def test_answers_at_once_are_given_by_tls_too(start: Start, settings: Settings, authority: trustme.CA) -> None:
+    server = await start(hello, settings, tls=server_tls(settings), at_once=lambda *_: Now())
+    client = await connect(server, authority)
+    assert [(await client.ask("/now", cookie=cookie)).body for cookie in "ab"] == [b"ok", b"ok"]
+    assert [(await client.ask("/now")).body for _ in range(2)] == [b"now", b"now"]
 
 
 async def test_application_finds_no_sendfile_and_no_subject(

@@ -1,0 +1,136 @@
+"""Answers that are given before any framework sees the request: small blobs, complete contents, and liveness.
+
+The server asks here with each request that is simple (`nekko.server.simple`). None sends it on to the doors, which
+give the same status, headers and body for it; this is only the shorter way. Everything here is synchronous and short.
+
+Small blobs are kept in memory, proven when they are taken there. Their files are looked at before each use: what was
+removed, replaced or written to since is not answered from memory.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nekko.api.blobs import PATH, headers_of
+from nekko.api.content import shown_at_once
+from nekko.api.status import LIVE
+from nekko.errors import BlobUnknownError
+from nekko.metrics import Counters
+from nekko.oci.digest import Digest
+from nekko.store.blobs import Blobs
+from nekko.store.store import Store
+from nekko.transfer.pull import Pulls
+
+SMALL_BYTES = 64 << 10
+"""The largest blob that is kept in memory."""
+KEPT_BYTES = 16 << 20
+"""Memory for all blobs that are kept; the one not asked for longest goes first."""
+OVERHEAD_BYTES = 1 << 10
+"""What keeping a blob takes besides its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The header lines and the body of a 200."""
+
+    head: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    path: str
+    file: tuple[int, ...]
+    answer: Answer
+
+
+class AtOnce:
+    """Gives the answers that need no waiting."""
+
+    def __init__(self, store: Store, pulls: Pulls, counters: Counters) -> None:
+        self._store = store
+        self._pulls = pulls
+        self._counters = counters
+        self._live = _json(LIVE)
+        self._blobs = SmallBlobs(store.blobs)
+
+    def answer(self, door: str, target: str, accept: str) -> Answer | None:
+        """Answer a GET of a target, which belongs to `door`."""
+        if door == "files":
+            found = self._blobs.answer(target)
+            self._counters.hits["files"] += found is not None
+            return found
+        if door == "content":
+            body = shown_at_once(self._store, self._pulls, target, accept)
+            return None if body is None else _json(body)
+        return self._live if target == "/health/live" else None
+
+
+class SmallBlobs:
+    """Small blobs in memory, each as a whole answer."""
+
+    def __init__(self, blobs: Blobs, kept_bytes: int = KEPT_BYTES) -> None:
+        self._source = blobs
+        self._room = kept_bytes
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def answer(self, target: str) -> Answer | None:
+        """Answer with the blob that a path names; None if it is not here, not small, or not what it should be."""
+        kept = self._kept.get(target)
+        if kept is None:
+            return self._take(target)
+        try:
+            is_same = _identity(os.stat(kept.path)) == kept.file
+        except OSError:
+            is_same = False
+        if not is_same:
+            self._drop(target)
+            return self._take(target)
+        self._kept.move_to_end(target)
+        return kept.answer
+
+    def _take(self, target: str) -> Answer | None:
+        match = PATH.fullmatch(target)
+        if match is None:
+            return None
+        digest = Digest("sha256", match[1].lower())
+        try:
+            blob, descriptor = self._source.open(digest)
+        except BlobUnknownError:
+            return None
+        try:
+            if blob.size > SMALL_BYTES:
+                return None
+            # Before the bytes: a write between the two makes the next look differ, never the other way round.
+            file = _identity(os.fstat(descriptor))
+            body = os.pread(descriptor, blob.size, 0)
+        finally:
+            os.close(descriptor)
+        if Digest.of(body) != digest:
+            return None
+        head = _lines([*headers_of(digest), (b"content-length", b"%d" % len(body))])
+        kept = self._kept[target] = _Kept(str(self._source.path(digest)), file, Answer(head, body))
+        self._room -= len(body) + OVERHEAD_BYTES
+        while self._room < 0:
+            self._drop(next(iter(self._kept)))
+        return kept.answer
+
+    def _drop(self, target: str) -> None:
+        self._room += len(self._kept.pop(target).answer.body) + OVERHEAD_BYTES
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    """Give what changes whenever a file is written to or replaced."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _json(body: bytes) -> Answer:
+    return Answer(_lines([(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]), body)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
