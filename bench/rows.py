@@ -1,0 +1,22 @@
+"""Every row of the table, by the name that `python -m bench NAME` takes."""
+
+from collections.abc import Callable, Mapping
+
+from bench import cold, serving, size, small
+from bench.measure import Row
+from bench.site import Site
+
+ROWS: Mapping[str, Callable[[Site], Row]] = {
+    "cold-memory": cold.file_into_memory,
+    "cold-disk": cold.file_onto_disk,
+    "cold-tls": cold.file_over_tls,
+    "herd": cold.herd,
+    "serve-1": serving.to(1, 1.0),
+    "serve-8": serving.to(8, 0.9),
+    "serve-64": serving.to(64, 0.6),
+    "small": small.requests,
+    "latency": small.latency,
+    "memory": size.memory,
+    "start": size.start,
+    "million": size.million,
+}
