@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -346,14 +347,28 @@ class Catalog:
         )
 
 
-def complete_contents(path: Path) -> list[Content]:
-    """Read every complete content, without what it requires, on a connection of its own: for a worker thread."""
+class Named(NamedTuple):
+    """What index.json tells of a complete content. No `Content`: of 100,000 those take three seconds to make."""
+
+    name: str
+    ref_name: str
+    url: str
+    platform: str
+    root: str
+    root_type: str
+    root_size: int
+    artifact_type: str | None
+
+
+def complete_names(path: Path) -> list[Named]:
+    """Read every complete content on a connection of its own: for a worker thread."""
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    columns = ", ".join(Named._fields)
     try:
-        rows = db.execute(f"SELECT {_COLUMNS} FROM contents WHERE is_held ORDER BY name").fetchall()  # noqa: S608
+        rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name").fetchall()  # noqa: S608
     finally:
         db.close()
-    return [_content_of(row, ()) for row in rows]
+    return [Named._make(row) for row in rows]
 
 
 def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Content:

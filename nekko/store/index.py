@@ -1,14 +1,16 @@
 """index.json: the names of complete contents, for OCI tools. Written from the catalog, replaced by rename.
 
 Entries of ours carry `io.nekko.name`; every other entry was added by another tool and is carried over at each rewrite.
-Writing costs in proportion to the number of names (100,000 are 27 MB), so it happens in a thread, and after a write
-that took long the next one waits longer.
+Reading and writing cost in proportion to the number of names (100,000 are 27 MB), so both happen in a thread, nobody
+waits for them at the start, a file that is still the one written here is not read again, and after a write that took
+long the next one waits longer.
 """
 
 import json
 import logging
+import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -17,8 +19,7 @@ from nekko.errors import ConfigInvalidError, InvalidError
 from nekko.oci import manifest, mediatype
 from nekko.oci.descriptor import REF_NAME, URL
 from nekko.oci.digest import Digest
-from nekko.store.catalog import complete_contents
-from nekko.store.content import Content
+from nekko.store.catalog import Named, complete_names
 from nekko.store.layout import Layout, replace_file
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class IndexFile:
         self._is_stale = True
         self._wake = trio.Event()
         self._writing = trio.Lock()
+        self._foreign: tuple[_Identity | None, list[dict[str, Any]]] = (None, [])
+        """The entries of other tools in the file of that identity."""
 
     def changed(self) -> None:
         """Tell that the catalog's names changed; `run` writes them soon."""
@@ -101,34 +104,53 @@ class IndexFile:
         return frozenset(found)
 
     def _foreign_entries(self) -> list[dict[str, Any]]:
-        return [entry for entry in read_entries(self._layout) if NAME not in (entry.get("annotations") or {})]
+        try:
+            found = _identity(self._layout.index.stat())
+        except FileNotFoundError:
+            return []
+        if found != self._foreign[0]:
+            entries = self._entries_or_set_aside()
+            self._foreign = found, [entry for entry in entries if NAME not in (entry.get("annotations") or {})]
+        return self._foreign[1]
+
+    def _entries_or_set_aside(self) -> list[dict[str, Any]]:
+        """Read the entries; keep a file that is no index under another name, for another tool may have written it."""
+        try:
+            return _entries(self._layout)
+        except FileNotFoundError:
+            return []
+        except _NO_INDEX as error:
+            aside = self._layout.index.with_name("index.json.damaged")
+            self._layout.index.rename(aside)
+            log.warning("%s is no index (%s): kept as %s, and written anew", self._layout.index, error, aside.name)
+            return []
 
     def _write(self) -> None:
-        entries = [_entry(content) for content in complete_contents(self._layout.catalog)]
-        index = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries + self._foreign_entries()}
-        replace_file(self._layout.index, json.dumps(index, separators=(",", ":")).encode())
+        foreign = self._foreign_entries()
+        entries = [_entry(named) for named in complete_names(self._layout.catalog)] + foreign
+        index = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": entries}
+        # What is known of the file is taken before it has its name: from then on another tool may replace it.
+        written = replace_file(self._layout.index, json.dumps(index, separators=(",", ":")).encode())
+        self._foreign = _identity(written), foreign
+
+
+_Identity = tuple[int, int, int, int]
+
+
+def _identity(file: os.stat_result) -> _Identity:
+    return (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
+
+
+def _entries(layout: Layout) -> list[dict[str, Any]]:
+    return [entry for entry in json.loads(layout.index.read_bytes())["manifests"] if isinstance(entry, dict)]
 
 
 def read_entries(layout: Layout) -> list[dict[str, Any]]:
     """Read the entries of index.json; one that is not there, or is no index, has none."""
     try:
-        index = json.loads(layout.index.read_bytes())
-        entries: Iterable[Any] = index["manifests"]
-        return [entry for entry in entries if isinstance(entry, dict)]
+        return _entries(layout)
     except (FileNotFoundError, *_NO_INDEX):
         return []
-
-
-def set_damaged_aside(layout: Layout) -> None:
-    """Keep an index.json that is no index under another name: it may hold what another tool wrote."""
-    try:
-        list(json.loads(layout.index.read_bytes())["manifests"])
-    except FileNotFoundError:
-        return
-    except _NO_INDEX as error:
-        aside = layout.index.with_name("index.json.damaged")
-        layout.index.rename(aside)
-        log.warning("%s is no index (%s): kept as %s, and written anew", layout.index, error, aside.name)
 
 
 def check_catalog(layout: Layout) -> None:
@@ -147,9 +169,11 @@ def check_catalog(layout: Layout) -> None:
         )
 
 
-def _entry(content: Content) -> Mapping[str, object]:
-    assert content.root is not None
-    annotations = {REF_NAME: content.naming.ref_name, NAME: content.naming.name, URL: content.naming.url}
-    if content.platform != "all":
-        annotations[PLATFORM] = content.platform
-    return content.root.to_json() | {"annotations": annotations}
+def _entry(named: Named) -> Mapping[str, object]:
+    annotations = {REF_NAME: named.ref_name, NAME: named.name, URL: named.url}
+    if named.platform != "all":
+        annotations[PLATFORM] = named.platform
+    kind = {} if named.artifact_type is None else {"artifactType": named.artifact_type}
+    return {
+        "mediaType": named.root_type, "digest": named.root, "size": named.root_size, "annotations": annotations, **kind,
+    }  # fmt: skip

@@ -143,15 +143,21 @@ def file_system_of(path: Path, mounts: str) -> str:
     return kind
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step that survives power loss: a reader sees the old or the new bytes, never a mixture."""
+def replace_file(path: Path, content: bytes) -> os.stat_result:
+    """Replace a file in one step that survives power loss: a reader sees the old or the new bytes, never a mixture.
+
+    Returns:
+        What the new file was just before it got its name.
+    """
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+        written = os.fstat(file.fileno())
     temporary.rename(path)
     sync_directory(path.parent)
+    return written
 
 
 def force_file(path: Path) -> None:

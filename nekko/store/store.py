@@ -15,7 +15,7 @@ from nekko.store.capacity import Capacity
 from nekko.store.catalog import Catalog
 from nekko.store.collect import collect
 from nekko.store.content import Blob, Content, Required, StoreStatistics
-from nekko.store.index import IndexFile, check_catalog, set_damaged_aside
+from nekko.store.index import IndexFile, check_catalog
 from nekko.store.ingest import Ingests
 from nekko.store.layout import Layout, force_file
 from nekko.store.leases import Leases
@@ -129,7 +129,6 @@ async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[S
     try:
         layout.prepare()
         check_catalog(layout)
-        set_damaged_aside(layout)
         try:
             catalog = Catalog(layout.catalog)
         except sqlite3.DatabaseError as error:
@@ -140,7 +139,7 @@ async def open_store(cache_dir: Path, *, min_free_bytes: int) -> AsyncIterator[S
             store = Store(layout, catalog, min_free_bytes=min_free_bytes)
             going_on = [content for content in catalog.unfinished() if content.state == "downloading"]
             store.ingests.remove_older(INGEST_KEPT_SECONDS, going_on=going_on)
-            await store.index.flush_if_possible()
+            store.index.changed()  # since when is not known: another tool, or a process that was killed
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.index.run)
                 yield store

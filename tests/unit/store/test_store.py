@@ -182,6 +182,19 @@ async def test_index_is_written_and_other_tools_entries_are_kept(store: Store) -
         "h.example/2", "h.example/f.bin-0123456789ab", "theirs",
     ]  # fmt: skip
 
+    store.index.changed()
+    await store.index.flush()
+    assert entries(store)[2:] == [foreign], "also where the file is still ours, and is not read again"
+
+
+async def test_index_that_is_damaged_while_it_runs_is_kept_aside(store: Store) -> None:
+    held = await keep_file(store)
+    await store.index.flush()
+    store.layout.index.write_bytes(b"half a file of another too")
+    await store.remove([held])
+    assert entries(store) == []
+    assert store.layout.index.with_name("index.json.damaged").read_bytes() == b"half a file of another too"
+
 
 async def test_blob_that_a_foreign_image_shares_survives_removal(store: Store) -> None:
     held = await keep_file(store)
