@@ -29,6 +29,9 @@ from nekko.server.stream import SteadyStream
 log = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
+DEADLINE_STEP = 0.05
+"""Share of `keep_alive_timeout` by which the deadline of an idle connection may be behind: moving it at each of many
+small answers would take a tenth of their time."""
 LINGER_SECONDS = 2.0
 """How long a peer that is still sending, although it has its answer, may take to notice."""
 
@@ -50,9 +53,9 @@ class Service:
 class Connection:
     """A connection that has been accepted.
 
-    A peer has `keep_alive_timeout` of the configuration for the TLS handshake and the whole head of a request, and as
-    long again after each answer. The application finds a `Peer` in `scope["state"]` and, where the connection is
-    plain, `send_file` as `SENDFILE_KEY`.
+    A peer has `keep_alive_timeout` of the configuration (see DEADLINE_STEP) for the TLS handshake and the whole head
+    of a request, and as long again after each answer. The application finds a `Peer` in `scope["state"]` and, where
+    the connection is plain, `send_file` as `SENDFILE_KEY`.
 
     Raises:
         OSError: The peer has gone already.
@@ -194,7 +197,10 @@ class Connection:
 
     def _expect_request(self) -> None:
         self._owes_request = True
-        self._reading.deadline = trio.current_time() + self._service.config.keep_alive_timeout
+        seconds = self._service.config.keep_alive_timeout
+        deadline = trio.current_time() + seconds
+        if not 0 <= deadline - self._reading.deadline < seconds * DEADLINE_STEP:
+            self._reading.deadline = deadline
         if self._service.context.terminated.is_set():
             self._reading.cancel()
 
