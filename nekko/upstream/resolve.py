@@ -1,6 +1,5 @@
 """All upstreams as one: the kind of a locator decides who resolves it."""
 
-import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +22,8 @@ from nekko.upstream.ollama import OllamaUpstream
 from nekko.upstream.registry import OciUpstream
 from nekko.upstream.repository import OciRepository
 
-MIN_TRANSFER_THREADS = 4
+OTHER_THREADS = 4
+"""For the bodies of what is resolved, which are small and no transfers."""
 
 
 class Upstreams:
@@ -31,8 +31,9 @@ class Upstreams:
 
     def __init__(self, settings: Settings) -> None:
         self._client = HttpClient(settings)
-        # Not trio's shared limiter, which name lookups and file operations wait for as well.
-        threads = trio.CapacityLimiter(max(MIN_TRANSFER_THREADS, 2 * (os.cpu_count() or 1)))
+        # Not trio's shared limiter, which name lookups and file operations wait for as well. A large body holds its
+        # thread until it ends: with fewer of them than transfers some would hold a connection and receive nothing.
+        threads = trio.CapacityLimiter(settings.max_transfers + OTHER_THREADS)
         self._settings, self._threads = settings, threads
         self._registries = OciUpstream(self._client, settings, threads)
         self._kinds: Mapping[type[Locator], Any] = {

@@ -1,6 +1,7 @@
 """Pulls: whole contents by name, shared, resumed, refreshed, removed. A real store, a scripted far end."""
 
 import json
+import os
 import random
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from nekko.oci import mediatype
 from nekko.oci.digest import Digest
 from nekko.sources.credentials import Credentials
 from nekko.transfer.running import PullResult
+from nekko.upstream.body import TAKE_OVER_BYTES
 from tests.fakes.far_end import Answer, FarEnd, Request, endless, raw, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, descriptor, image, index
 from tests.node import QUICK, Node, open_node, wish
@@ -658,3 +660,15 @@ async def test_refresh_that_was_interrupted_goes_on_as_one(tmp_path: Path, far: 
         held = node.store.catalog.held(url)
         assert held is not None
         assert held.digest == Digest.of(changed)
+
+
+async def test_as_many_large_files_arrive_at_once_as_there_may_be_transfers(tmp_path: Path, far: FarEnd) -> None:
+    count = 4 * (os.cpu_count() or 1) + 4
+    body = bytes(TAKE_OVER_BYTES + 1)
+    settings = replace(QUICK, max_transfers=count, max_transfers_per_host=count, stall_timeout_seconds=3600.0)
+    async with open_node(tmp_path / "c", settings) as node:
+        for number in range(count):
+            node.pulls.start(wish(far.on(f"/{number}", whole(body, stall_after=1000))))
+        with trio.fail_after(30):
+            while sum(each.position == 1000 for each in node.transfers.statistics()) < count:
+                await trio.sleep(0.01)
