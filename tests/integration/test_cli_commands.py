@@ -151,6 +151,46 @@ def test_ls_follows_the_pages_and_prints_a_table(far_end: FarEnd) -> None:
     assert len(json.loads(ask(far_end, "ls", "--json").stdout)) == 3
 
 
+def image(name: str, *, is_list: bool = False, size: int = 12_340_000) -> dict[str, Any]:
+    kind = "index" if is_list else "manifest"
+    blobs = [(DIGEST, f"application/vnd.oci.image.{kind}.v1+json", 500)]
+    blobs += [("sha256:" + "cd" * 32, "application/vnd.oci.image.layer.v1.tar", size)] if size else []
+    files = [{"digest": digest, "media_type": media_type, "size": count} for digest, media_type, count in blobs]
+    return content(f"oci://{name}", files=files) | {"name": name}
+
+
+def test_list_has_the_columns_of_ociregistry(far_end: FarEnd) -> None:
+    images = [
+        image("docker.io/library/alpine:3", is_list=True),
+        image(f"localhost:5000/a/b@{DIGEST}", size=0),
+        content(),
+        image("ghcr.io/o/arriving:v1") | {"manifest": ""},
+    ]
+    far_end.answers = lambda method, path, body: (200, {"contents": images})
+
+    def lines(*options: str) -> list[str]:
+        done = ask(far_end, "list", *options, TZ="UTC")
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    when = "2026-01-01T00:00:00 2026-01-01T00:00:00"
+    alpine, other = f"docker.io/library/alpine 3 list {when} 12.3", f"localhost:5000/a/b {DIGEST} image {when} n/a"
+    assert lines() == [alpine, other]
+    assert lines("--header", "--short-digest") == [
+        "IMAGE TAG/DIGEST TYPE CREATED PULLED SIZE(MB)", alpine, f"localhost:5000/a/b {'ab' * 5} image {when} n/a"
+    ]  # fmt: skip
+    assert lines("--pattern", "^docker[.]io/, nothing,") == [alpine]
+    assert lines("--pattern", ":3$,/b@") == [alpine, other]
+    assert lines("--pattern", "nothing") == []
+
+
+def test_list_refuses_a_pattern_that_is_none(far_end: FarEnd) -> None:
+    done = ask(far_end, "list", "--pattern", "ok,(")
+    assert done.returncode == 2
+    assert "'(' is not a regular expression" in done.stderr
+    assert not far_end.requests
+
+
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (206, 4)])
 def test_show_prints_files_with_paths(far_end: FarEnd, status: int, code: int) -> None:
     shown = content(state="complete" if status == 200 else "failed", present=1024)
