@@ -9,10 +9,8 @@ What a client shows as credentials is not passed on: upstreams are asked with th
 """
 
 import logging
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -20,7 +18,6 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import (
     BlobUnknownError,
-    ManifestInvalidError,
     ManifestUnknownError,
     RepositoryUnknownError,
     UpstreamContentError,
@@ -31,13 +28,14 @@ from nekko.errors import (
 )
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.oci.manifest import Manifest, parse
+from nekko.oci.mediatype import GRAPH
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.oci.reference import Reference
 from nekko.sources.oci import OciLocator
 from nekko.store.content import Meaning
 from nekko.store.store import Store
 from nekko.transfer.bring import record_edges
+from nekko.transfer.manifests import Manifests, StoredManifest
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, Wish
 from nekko.transfer.table import Transfers, retold
@@ -51,8 +49,6 @@ ASK_AGAIN_SECONDS = 30.0
 """A tag that could not be compared with its registry is given as it is held for so long, without another wait."""
 PREFETCH_AGAIN_SECONDS = 300.0
 """A prefetch that failed is tried again when somebody asks, but no more often: a registry counts pulls."""
-MAX_PARENTS = 8
-"""Manifests looked at to learn the size of a blob that one of them names."""
 
 
 class Registries(Protocol):
@@ -61,16 +57,6 @@ class Registries(Protocol):
     def check(self, reference: Reference) -> None: ...
 
     async def repository(self, reference: Reference) -> Repository: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FoundManifest:
-    """A manifest in the store. `is_cached`: it was there before it was asked for."""
-
-    digest: Digest
-    body: bytes
-    parsed: Manifest
-    is_cached: bool = True
 
 
 class Mirror:
@@ -84,6 +70,7 @@ class Mirror:
         self._pulls = pulls
         self._registries = registries
         self._settings = settings
+        self._manifests = Manifests(store, settings)
         self._host = PlatformSelection(frozenset({Platform.host()}))
         self._asked_in_vain: dict[str, float] = {}
         """When each name was last asked for without an answer; only of names that are held."""
@@ -98,8 +85,10 @@ class Mirror:
 
     # --- manifests ---------------------------------------------------------------------------------------------------
 
-    async def manifest(self, reference: Reference) -> FoundManifest:
+    async def manifest(self, reference: Reference) -> tuple[StoredManifest, bool]:
         """Give a manifest by tag or digest, from the store or as soon as its registry has given it.
+
+        The second value tells whether it was held, and nobody had to be asked for it.
 
         A tag is asked for again when it has passed its age; one that cannot be asked for is given as it was.
 
@@ -110,28 +99,29 @@ class Mirror:
         Cancellation: Leaves what was begun running.
         """
         if reference.digest is not None:
-            found = await self._stored(reference.digest) or await self._child(reference, reference.digest)
-            if found is not None:
-                return found
+            if (held := await self._manifests.get(reference.digest)) is not None:
+                return held, True
+            if (found := await self._child(reference, reference.digest)) is not None:
+                return found, False
         return await self._named(reference)
 
-    async def child_for_host(self, reference: Reference, index: FoundManifest) -> FoundManifest | None:
+    async def child_for_host(self, reference: Reference, index: StoredManifest) -> StoredManifest | None:
         """Give the manifest for this node's platform out of an index, for clients that know no indexes."""
         for entry in index.parsed.entries:
             if entry.platform is not None and self._host.wants(entry.platform):
-                return await self._stored(entry.digest) or await self._child(reference, entry.digest)
+                return await self._manifests.get(entry.digest) or await self._child(reference, entry.digest)
         return None
 
-    async def _named(self, reference: Reference) -> FoundManifest:
+    async def _named(self, reference: Reference) -> tuple[StoredManifest, bool]:
         locator = OciLocator(reference=reference, given=f"oci://{reference.name}")
         meaning = self._store.catalog.meaning(locator.name)
-        held = None if meaning is None else await self._stored(meaning.root)
+        held = None if meaning is None else await self._manifests.get(meaning.root)
         if held is not None and meaning is not None and self._is_fresh(reference, meaning):
             if (content := self._store.catalog.held(locator.name)) is not None:
                 self._store.catalog.touch(content)
             if not meaning.is_held:
                 self._prefetch_again(locator)
-            return held
+            return held, True
         if self._settings.air_gapped:
             raise ManifestUnknownError(reference.name)
         patience = self._settings.manifest_timeout_seconds if held is None else STALE_AFTER_SECONDS
@@ -141,8 +131,8 @@ class Mirror:
             self._asked_in_vain[locator.name] = trio.current_time()
         else:
             self._asked_in_vain.pop(locator.name, None)
-        if meaning is not None and (found := await self._stored(meaning.root)) is not None:
-            return FoundManifest(found.digest, found.body, found.parsed, is_cached=found == held)
+        if meaning is not None and (found := await self._manifests.get(meaning.root)) is not None:
+            return found, False
         raise retold(pull.error or pull.trouble or UpstreamTimeoutError(f"{locator.where}: no answer yet"))
 
     async def _rooted(self, wish: Wish, seconds: float) -> Pull:
@@ -162,7 +152,7 @@ class Mirror:
         settings = self._settings
         if reference.digest is not None or settings.air_gapped:
             return True
-        if trio.current_time() - self._asked_in_vain.get(reference.name, -math.inf) < ASK_AGAIN_SECONDS:
+        if trio.current_time() - self._asked_in_vain.get(reference.name, float("-inf")) < ASK_AGAIN_SECONDS:
             return True
         host = settings.hosts.get(reference.registry)
         age = settings.revalidate_seconds
@@ -183,21 +173,10 @@ class Mirror:
         if arriving is not None and time.time() - arriving.updated > PREFETCH_AGAIN_SECONDS:
             self._pulls.start(self._wish(locator, refresh=True))
 
-    async def _stored(self, digest: Digest) -> FoundManifest | None:
-        """Give a manifest out of the store; None for what is damaged, and for a blob that is none."""
-        blob = self._store.blobs.stat(digest)
-        if blob is None or blob.size > self._settings.max_manifest_bytes:
-            return None
-        try:
-            body = await self._store.blobs.read(digest)
-            return FoundManifest(digest, body, self._parse(body))
-        except (BlobUnknownError, ManifestInvalidError):
-            return None
-
-    async def _child(self, reference: Reference, digest: Digest) -> FoundManifest | None:
+    async def _child(self, reference: Reference, digest: Digest) -> StoredManifest | None:
         """Bring a manifest that one in the store names: a part of what was pulled, without a name of its own."""
-        descriptor = await self._named_by_parent(digest)
-        if descriptor is None or self._settings.air_gapped:
+        descriptor = await self._manifests.descriptor_of(digest)
+        if descriptor is None or descriptor.media_type not in GRAPH or self._settings.air_gapped:
             return None
         if descriptor.size > self._settings.max_manifest_bytes:
             raise UpstreamContentError(f"{reference.name}: has {descriptor.size} bytes, more than maxManifestSize")
@@ -205,23 +184,11 @@ class Mirror:
         remote = repository.remote(digest, size=descriptor.size, media_type=descriptor.media_type)
         async with self._transfers.join(remote) as transfer:
             await transfer.wait()
-        found = await self._stored(digest)
+        found = await self._manifests.get(digest)
         if found is None:
             raise UpstreamContentError(f"{remote.where}: is not a manifest")
         record_edges(self._store, digest, found.parsed)
-        return FoundManifest(digest, found.body, found.parsed, is_cached=False)
-
-    async def _named_by_parent(self, digest: Digest) -> Descriptor | None:
-        """Give the descriptor of a blob out of a manifest in the store that names it."""
-        for parent in self._store.catalog.parents(digest)[:MAX_PARENTS]:
-            if (found := await self._stored(parent)) is not None:
-                for child in found.parsed.children:
-                    if child.digest == digest:
-                        return child
-        return None
-
-    def _parse(self, body: bytes) -> Manifest:
-        return parse(body, max_bytes=self._settings.max_manifest_bytes, max_children=self._settings.max_graph_blobs)
+        return found
 
     # --- blobs -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +200,7 @@ class Mirror:
         """
         if self._settings.air_gapped:
             raise BlobUnknownError(digest)
-        named = await self._named_by_parent(digest)
+        named = await self._manifests.descriptor_of(digest)
         return (await self._registries.repository(reference)).remote(digest, size=named.size if named else None)
 
     async def blob_size(self, reference: Reference, digest: Digest) -> int:
@@ -273,10 +240,7 @@ class Mirror:
 
     async def referrers(self, reference: Reference, subject: Digest) -> Sequence[Descriptor]:
         """List what refers to a manifest: what is held, and what its registry knows where it can be asked."""
-        found: dict[Digest, Descriptor] = {}
-        for digest in self._store.catalog.referrers(subject):
-            if (held := await self._stored(digest)) is not None:
-                found[digest] = _described(held)
+        found = {each.digest: each.described() for each in await self._manifests.referring_to(subject)}
         if not self._settings.air_gapped:
             try:
                 told = await (await self._registries.repository(reference)).referrers(subject)
@@ -289,10 +253,3 @@ class Mirror:
 def _is_unanswered(pull: Pull) -> bool:
     """Tell whether a registry has said nothing of use so far."""
     return not pull.rooted.is_set() or pull.error is not None or (pull.result is not None and pull.result.is_stale)
-
-
-def _described(found: FoundManifest) -> Descriptor:
-    """Describe a referrer as a list of them does. Source: distribution-spec, "Listing Referrers"."""
-    parsed = found.parsed
-    kind = parsed.artifact_type or (parsed.config.media_type if parsed.config else None)
-    return Descriptor(parsed.media_type, found.digest, len(found.body), parsed.annotations, artifact_type=kind)

@@ -9,7 +9,7 @@ import trio
 
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
-from tests.api.registry_door import IMAGE, INDEX, code_of, open_door
+from tests.api.registry_door import IMAGE, INDEX, LAYERS, code_of, open_door
 from tests.api.test_content import serve_node
 from tests.fakes.far_end import Answer, FarEnd, Request, status, whole
 from tests.fakes.registry import descriptor, image
@@ -144,6 +144,13 @@ async def test_blob_that_is_no_manifest_is_not_served_as_one(tmp_path: Path, far
             await door.settled()
             assert code_of(await door.manifest(Digest.of(body))) == (404, "MANIFEST_UNKNOWN")
             assert (await door.blob(body)).content == body
+
+
+async def test_layer_that_a_manifest_names_is_not_fetched_as_a_manifest(tmp_path: Path, far: FarEnd) -> None:
+    async with open_door(tmp_path, far, prefetch=False) as door:
+        await door.manifest(Digest.of(IMAGE))
+        assert code_of(await door.manifest(Digest.of(LAYERS[0]))) == (404, "MANIFEST_UNKNOWN")
+        assert not door.asked(LAYERS[0])
 
 
 async def test_slow_upstream_does_not_keep_the_client_of_a_held_tag_waiting(tmp_path: Path, far: FarEnd) -> None:

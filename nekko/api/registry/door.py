@@ -91,8 +91,8 @@ class RegistryDoor:
                 await self._referrers(asked, reference)
 
     async def _manifest(self, asked: "_Asked", reference: Reference) -> None:
-        found = await self.mirror.manifest(reference)
-        (self.counters.hits if found.is_cached else self.counters.misses)["registry"] += 1
+        found, was_held = await self.mirror.manifest(reference)
+        (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
         etag = f'"{found.digest}"'
