@@ -70,7 +70,10 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
     layout = Layout(cache_dir)
     if not layout.own.is_dir():
         raise ConfigInvalidError(f"cacheDir {cache_dir}: there is no cache of nekko's")
-    lock = layout.lock()
+    try:
+        lock = layout.lock()
+    except OSError as error:
+        raise ConfigInvalidError(f"cacheDir {cache_dir}: {error.strerror or error}") from error
     try:
         layout.prepare()
         report = Report()
@@ -112,7 +115,12 @@ def _prove_blobs(layout: Layout, catalog: Catalog, report: Report) -> None:
         except InvalidError:
             report.notes.append(f"{path.relative_to(layout.root)}: not named by a digest, left alone")
             continue
-        found = hash_file(path, digest.algorithm)
+        try:
+            found = hash_file(path, digest.algorithm)
+        except OSError as error:  # a bad disk: the next run, or another disk, may read it
+            known.pop(digest, None)
+            report.faults.append(f"{digest}: cannot be read: {error.strerror}")
+            continue
         recorded = known.pop(digest, None)
         if found.digest != digest:
             place = layout.quarantine / f"{time.time_ns()}-{digest.algorithm}-{digest.encoded}"
@@ -127,12 +135,9 @@ def _prove_blobs(layout: Layout, catalog: Catalog, report: Report) -> None:
         report.blobs += 1
         report.bytes += found.size
     for digest in known:
+        # No fault by itself: a removal may be on disk before its record is. A content that needs it says so.
         catalog.drop_blob(digest)
-    for digest in known:  # after all their edges have gone: they may have named each other
-        if catalog.is_named(digest):
-            report.faults.append(f"{digest}: is in the catalog, but its file is gone")
-        else:  # a removal is on disk before its record is, and power was lost in between
-            report.notes.append(f"{digest}: nothing names it, and its file is gone; forgotten")
+        report.notes.append(f"{digest}: is in the catalog, but its file is gone; forgotten")
 
 
 def _rebuild_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
