@@ -239,3 +239,10 @@ class TransferAbandonedError(TransferError):
 
 class HostError(NekkoError):
     """The host refused an operation (socket, file system, kernel)."""
+
+
+class StorageBrokenError(HostError):
+    """The disk of the cache fails, or became read-only."""
+
+    def __init__(self, where: object, cause: object) -> None:
+        super().__init__(f"{where}: the disk fails ({cause}); the kernel's log says why")

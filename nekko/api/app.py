@@ -23,7 +23,6 @@ from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
-from nekko.store.capacity import is_disk_full
 from nekko.store.store import Store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
@@ -125,8 +124,9 @@ def build(
 
     @quart.errorhandler(Exception)
     async def unexpected(error: Exception) -> Response:
-        if is_disk_full(error):
-            return error_response(store.capacity.refusal())
+        if (told := store.capacity.told(error)) is not None:
+            log.error("%s", told)
+            return error_response(told)
         log.error("unexpected error in a request", exc_info=error)
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nekko.errors import StorageFullError
+from nekko.errors import NekkoError, StorageBrokenError, StorageFullError
 
 
 @dataclass(slots=True)
@@ -35,11 +35,22 @@ FULL_BYTES = 1 << 20
 """With less than this available, even the catalog cannot be written: then partial downloads are given up."""
 
 
+_BROKEN_BY_SQLITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Primary codes; of a page that cannot be read, SQLite may say that it is corrupt."""
+
+
 def is_disk_full(error: Exception) -> bool:
     """Tell whether an error of the file system or of SQLite says that the disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+
+
+def is_disk_broken(error: Exception) -> bool:
+    """Tell whether an error of the file system or of SQLite says that the disk fails."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EIO, errno.EROFS, errno.EUCLEAN, errno.ENXIO)
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN_BY_SQLITE
 
 
 class Capacity:
@@ -66,6 +77,14 @@ class Capacity:
     def refusal(self) -> StorageFullError:
         """Make the error for a write that found the disk full."""
         return StorageFullError(FULL_BYTES, max(0, self.statistics().free_bytes), self._path)
+
+    def told(self, error: Exception) -> NekkoError | None:
+        """Make the error that tells of one for which the disk is to blame; None where it is not."""
+        if is_disk_full(error):
+            return self.refusal()
+        if is_disk_broken(error):
+            return StorageBrokenError(self._path, error.strerror if isinstance(error, OSError) else error)
+        return None
 
     @contextmanager
     def reserve(self, needs: Mapping[Hashable, int]) -> Iterator[None]:

@@ -11,7 +11,7 @@ import trio
 from nekko.errors import ConfigInvalidError
 from nekko.oci.digest import Digest
 from nekko.store.blobs import Blobs
-from nekko.store.capacity import Capacity
+from nekko.store.capacity import Capacity, is_disk_full
 from nekko.store.catalog import Catalog
 from nekko.store.collect import collect
 from nekko.store.content import Blob, Content, Required, StoreStatistics
@@ -95,8 +95,10 @@ class Store:
         for content in removed:
             try:
                 self.catalog.forget(content)
-            except sqlite3.OperationalError:  # the disk is full, and this is what makes room
-                self.layout.drop_ballast()
+            except sqlite3.OperationalError as error:
+                if not is_disk_full(error):
+                    raise
+                self.layout.drop_ballast()  # this is what makes room
                 self.catalog.forget(content)
         self.index.changed()
         # Before its blobs go, so that no tool finds a name without them; but room must come from somewhere.

@@ -11,7 +11,6 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError, TransferAbandonedError, TransferError, UpstreamDeniedError, UpstreamNotFoundError
 from nekko.oci.digest import Digest
-from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.store import Store
 from nekko.transfer.arrival import Progress
@@ -224,9 +223,10 @@ class Transfers:
 
 
 def fault_of(error: Exception, store: Store, where: str) -> NekkoError:
-    """Make the error that waiters get for one that is not nekko's own: a full disk is told as such, a bug is logged."""
-    if is_disk_full(error):
-        told: NekkoError = store.capacity.refusal()
+    """Make the error that waiters get for one that is not nekko's own: a bad disk is told as such, a bug is logged."""
+    told = store.capacity.told(error)
+    if told is not None:
+        log.error("%s: %s", where, told)
     else:
         log.error("%s: unexpected error", where, exc_info=error)
         told = TransferError(f"{where}: internal error ({type(error).__name__}); the daemon's log says more")

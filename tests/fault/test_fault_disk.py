@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from nekko.errors import ConfigInvalidError
+from nekko.store import fsck
 from tests.daemon import Daemon, daemon
 from tests.fakes.far_end import FarEnd
 from tests.fault.at_rest import check_at_rest
@@ -133,7 +135,12 @@ async def test_file_system_that_becomes_read_only(trial: Trial, tmp_path: Path, 
             await mixture.go_through()
             ready, _ = await trio.to_thread.run_sync(node.ask, "GET", "/health/ready")
             assert ready == 503
+            asked = {"url": file_at(far, "/new").url}
+            _, told = await trio.to_thread.run_sync(node.ask, "POST", "/content/", asked)
+            assert told["detail"].startswith(f"{disk.cache}: the disk fails (")
             assert await trio.to_thread.run_sync(node.stop) == 0
+            with pytest.raises(ConfigInvalidError, match="Read-only file system"):
+                await trio.to_thread.run_sync(lambda: fsck.run(disk.cache, rebuild=False))
         mixture.refusals = frozenset()
         disk.unmount()
         disk.repair()
