@@ -52,7 +52,7 @@ class OciRepository:
 
     async def tags(self) -> list[str]:
         """List all tags."""
-        return await self._all(f"{self.session.base}/tags/list", _tags)
+        return await self._all(f"{self.session.base}/tags/list", read_tags)
 
     async def referrers(self, subject: Digest) -> list[Descriptor]:
         """List what refers to a manifest, also where a registry knows it by the fallback tag only."""
@@ -89,7 +89,12 @@ class OciRepository:
         raise UpstreamContentError(f"{url}: more than {MAX_PAGES} pages")
 
 
-def _tags(raw: bytes, url: str) -> Sequence[str]:
+def read_tags(raw: bytes, url: str) -> Sequence[str]:
+    """Read the tags of one page; what is none is left out.
+
+    Raises:
+        UpstreamContentError: It is no list of tags.
+    """
     try:
         tags = json.loads(raw)["tags"] or []
     except (ValueError, KeyError, TypeError, RecursionError) as error:

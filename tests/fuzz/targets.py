@@ -14,13 +14,15 @@ from nekko.errors import ConfigInvalidError, InvalidError, UpstreamContentError
 from nekko.oci import filepath, manifest
 from nekko.oci.challenge import parse_challenges
 from nekko.oci.digest import Digest
+from nekko.oci.distribution import Route, accepts_index
 from nekko.oci.platform import PlatformSelection
 from nekko.oci.ranges import parse_content_range, parse_range
-from nekko.oci.reference import parse_reference
+from nekko.oci.reference import is_tag, parse_reference
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.upstream.listing import Listing
+from nekko.upstream.repository import read_tags
 
 Target = Callable[[bytes], None]
 
@@ -51,6 +53,19 @@ def reference(data: bytes) -> None:
 
 def digest(data: bytes) -> None:
     assert str(Digest.parse(text_of(data))) == text_of(data)
+
+
+def registry_path(data: bytes) -> None:
+    path, _, rest = text_of(data).partition("\n")
+    namespace, _, accept = rest.partition("\n")
+    accepts_index(accept)
+    route = Route.parse(f"/v2/{path}")
+    found = route.reference(namespace or None, "docker.io")
+    assert found.name == parse_reference(found.name).name
+
+
+def tag_list(data: bytes) -> None:
+    assert all(is_tag(tag) for tag in read_tags(data, "https://registry/v2/a/tags/list"))
 
 
 def base64_path(data: bytes) -> None:
@@ -129,7 +144,7 @@ def settings_environment(data: bytes) -> None:
 TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
-        locator, reference, digest, base64_path, byte_range, content_range, manifest_body, challenge, file_path,
+        locator, reference, digest, registry_path, tag_list, base64_path, byte_range, content_range, manifest_body, challenge, file_path,
         platform, credentials, hub_listing, hub_paths, listen, settings_file, settings_environment,
     )
 }  # fmt: skip
@@ -141,7 +156,7 @@ WORDS = (
     b"0" * 64, b"datasets/", b"@refs%2Fpr%2F1", b"?revision=", b"%2e%2e/", b"../", b"bytes=", b"0-0", b"-5", b"bytes 0-1/2",
     b'Bearer realm="', b'service="', b"Basic ", b'{"schemaVersion":2,', b'"mediaType":', b'"layers":[', b'"config":{',
     b'"digest":"sha256:', b'"size":1', b'{"sha":"', b'"siblings":[', b'{"rfilename":"a","lfs":{"sha256":"', b'"blobId":"',
-    b"linux/amd64", b"=content,files", b"unix:/", b"[::1]:80", b"hosts:\n  h:\n    ", b"cacheDir: ", b"10GiB", b"\n", b",",
+    b"linux/amd64", b"=content,files", b"/manifests/", b"/blobs/", b"/tags/list", b"/referrers/", b'{"tags":["', b"unix:/", b"[::1]:80", b"hosts:\n  h:\n    ", b"cacheDir: ", b"10GiB", b"\n", b",",
 )  # fmt: skip
 """Pieces that the inputs are made of: without them, few would get beyond the first check."""
 
