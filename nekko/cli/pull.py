@@ -61,7 +61,7 @@ def pull(
     first = Exit.DONE
     for url in urls:
         try:
-            _pull_one(daemon, {"url": url, **given}, no_wait=no_wait, as_json=as_json)
+            pull_one(daemon, {"url": url, **given}, no_wait=no_wait, as_json=as_json)
         except CommandError as error:
             if error.code == Exit.NO_DAEMON:
                 raise
@@ -92,7 +92,12 @@ def _credentials(variable: str | None, file: str | None) -> str | None:
     return held
 
 
-def _pull_one(daemon: Daemon, body: dict[str, Any], *, no_wait: bool, as_json: bool) -> None:
+def pull_one(daemon: Daemon, body: dict[str, Any], *, no_wait: bool, as_json: bool) -> None:
+    """Pull one content and tell how it goes; `body` is that of the request.
+
+    Raises:
+        CommandError: Why it failed.
+    """
     url = words.url(body["url"])
     begun = time.monotonic()
     headers = {"Prefer": "respond-async"} if no_wait else {}

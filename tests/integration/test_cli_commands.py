@@ -184,6 +184,39 @@ def test_list_has_the_columns_of_ociregistry(far_end: FarEnd) -> None:
     assert lines("--pattern", "nothing") == []
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (None, "there is no such file"),
+        (b"\x1f\x8b more", "is an archive"),
+        (b"\0" * 257 + b"ustar", "is an archive"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+    ids=["absent", "gzip", "tar", "binary"],
+)
+def test_load_refuses_what_is_no_list(far_end: FarEnd, tmp_path: Path, body: bytes | None, problem: str) -> None:
+    file = tmp_path / "images"
+    if body is not None:
+        file.write_bytes(body)
+    done = ask(far_end, "load", "--image-file", str(file))
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert str(file) in done.stderr.replace("\n", "")
+    assert not far_end.requests
+
+
+def test_load_asks_for_what_is_listed(far_end: FarEnd, tmp_path: Path) -> None:
+    far_end.answers = lambda method, path, body: (201, content(body["url"]) | {"cached": True})
+    file = tmp_path / "images"
+    file.write_text("alpine\n# no\nghcr.io/o/app:v1\ndocker.io/library/alpine:latest\n")
+    done = ask(far_end, "load", "--image-file", f"{file}, ,{tmp_path}/imag*", "--platform", "linux/amd64")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "3 lines, 2 images, 0 failed")
+    assert [body for _, _, body in far_end.requests] == [
+        {"url": f"oci://{name}", "platform": "linux/amd64", "refresh": True}
+        for name in ("docker.io/library/alpine:latest", "ghcr.io/o/app:v1")
+    ]
+
+
 def test_list_refuses_a_pattern_that_is_none(far_end: FarEnd) -> None:
     done = ask(far_end, "list", "--pattern", "ok,(")
     assert done.returncode == 2

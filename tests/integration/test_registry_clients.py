@@ -165,6 +165,28 @@ def test_curl_asks_for_parts_and_reads_refusals(tmp_path: Path, mirror: Mirror) 
     assert "UNSUPPORTED" in curl(f"{named}/manifests/V1.0", "-X", "PUT", "-d", "{}")
 
 
+def test_lists_of_images_are_loaded_and_served_without_a_line(tmp_path: Path, mirror: Mirror) -> None:
+    for name in ("org/one:v1", "org/two:v2"):
+        push_index(mirror.registry, tmp_path, name)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    host = mirror.registry.host
+    lists.joinpath("a.txt").write_text(f"# ours\n\n  {host}/org/one:v1  \n{host}/org/gone:v1\nOrg/Bad\n")
+    lists.joinpath("b.txt").write_text(f"{host}/org/two:v2\n{host}/org/one:v1\n")
+    command = [sys.executable, "-m", "nekko", "load", "--address", str(mirror.node.socket)]
+    done = subprocess.run([*command, "--image-file", f"{lists}/*.txt"], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert f"oci://{host}/org/gone:v1: Not Found" in done.stderr
+    assert f"{lists}/a.txt:5: repository 'Org/Bad' has upper-case letters" in done.stderr
+    assert done.stderr.endswith("5 lines, 3 images, 2 failed\n")
+    mirror.stop_registry()
+    for name in ("org/one:v1", "org/two:v2"):
+        run("skopeo", "copy", "--src-tls-verify=false", f"docker://{mirror.host}/{name}", f"dir:{tmp_path / 'out'}")
+    again = subprocess.run([*command, "--image-file", str(lists / "b.txt")], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("stale: the upstream could not be asked") == 2
+
+
 def test_registry_with_a_password_is_asked_with_the_nodes_own(tmp_path: Path) -> None:
     host = f"127.0.0.1:{free_port()}"
     with docker_registry(tmp_path / "registry", htpasswd=("ann", "s3cret")) as registry:
