@@ -25,6 +25,7 @@ def requests(site: Site) -> Row:
     peers = {NGINX: site.web.url("/small"), REGISTRY: f"http://{site.registry.host}/v2/bench/manifests/v1"}
     immutable = {
         "nekko, GET /<sha256> of 404 bytes": f"{daemon.url}/{Digest.of(SMALL).encoded}",
+        "nekko, GET /v2/": f"{daemon.url}/v2/",
         "nekko, GET /health/live": f"{daemon.url}/health/live",
     }
     decides = {"nekko, GET /content/<b64>": f"{daemon.url}/content/{encode_url(site.web.url('/small'))}"}

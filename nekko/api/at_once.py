@@ -1,4 +1,4 @@
-"""Answers that are given before any framework sees the request: small blobs, complete contents, and liveness.
+"""Answers given before any framework sees the request: small blobs, complete contents, liveness, and `/v2/`.
 
 The server asks here with each request that is simple (`nekko.server.simple`). None sends it on to the doors, which
 give the same status, headers and body for it; this is only the shorter way. Everything here is synchronous and short.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from nekko.api.blobs import PATH, headers_of
 from nekko.api.content import shown_at_once
+from nekko.api.registry.door import PING, VERSION
 from nekko.api.status import LIVE
 from nekko.errors import BlobUnknownError
 from nekko.metrics import Counters
@@ -52,7 +53,7 @@ class AtOnce:
         self._store = store
         self._pulls = pulls
         self._counters = counters
-        self._live = _json(LIVE)
+        self._fixed = {"/health/live": _json(LIVE), "/v2/": _json(PING, VERSION)}
         self._blobs = SmallBlobs(store.blobs)
 
     def answer(self, door: str, target: str, accept: str) -> Answer | None:
@@ -64,7 +65,7 @@ class AtOnce:
         if door == "content":
             body = shown_at_once(self._store, self._pulls, target, accept)
             return None if body is None else _json(body)
-        return self._live if target == "/health/live" else None
+        return self._fixed.get(target)
 
 
 class SmallBlobs:
@@ -128,8 +129,9 @@ def _identity(found: os.stat_result) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _json(body: bytes) -> Answer:
-    return Answer(_lines([(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]), body)
+def _json(body: bytes, *headers: tuple[str, str]) -> Answer:
+    given = [("content-type", "application/json"), *headers, ("content-length", str(len(body)))]
+    return Answer(_lines((name.lower().encode(), value.encode()) for name, value in given), body)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -51,6 +51,7 @@ async def test_both_ways_answer_the_same(served: Served, far: FarEnd, method: st
     digest = Digest.of(SMALL).encoded
     paths = [
         f"/{digest}", f"/{digest.upper()}", f"/{digest}?x", f"/{'0' * 64}", "/health/live", "/health/live?x", "/health/",
+        "/v2/", "/v2", "/v2/?ns=h", "/v2/x",
         f"/content/{encoded(url)}", f"/content/{encoded(url)}==", f"/content/{encoded(url)}?x", "/content/", "/content/%",
         f"/content/{encoded('http://h/none')}", "/content/!", "/nothing",
     ]  # fmt: skip

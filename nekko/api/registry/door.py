@@ -24,6 +24,7 @@ METHODS = ("GET", "HEAD")
 JSON = "application/json"
 VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 """Looked for by old clients. Source: distribution."""
+PING = b"{}\n"
 MAX_PAGE = 10_000
 """Tags in one answer, where the client does not ask for fewer."""
 
@@ -69,7 +70,7 @@ class RegistryDoor:
             await asked.refuse(405, body, [("Allow", ", ".join(METHODS))])
             return
         if route.endpoint is Endpoint.PING:
-            await asked.answer(200, b"{}\n", [("Content-Type", JSON)])
+            await asked.answer(200, PING, [("Content-Type", JSON)])
             return
         if route.endpoint is Endpoint.OTHER:
             await asked.refuse(404, envelope("UNSUPPORTED", "not a part of the distribution API that is served here"))

@@ -48,7 +48,7 @@ def test_simple_request_is_read(raw: bytes, request_: SimpleRequest) -> None:
         )),
         *(head("Host: node", f"{name}: x") for name in (
             "Authorization", "Connection", "Content-Length", "cookie", "Expect", "If-Match", "If-Modified-Since",
-            "If-None-Match", "If-Range", "If-Unmodified-Since", "Origin", "Prefer", "RANGE", "TE", "Trailer",
+            "If-None-Match", "If-Range", "If-Unmodified-Since", "Origin", "Prefer", "RANGE", "Sec-Fetch-Site", "TE", "Trailer",
             "Transfer-Encoding", "Upgrade",
         )),
     ],
