@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers import free_port
 
@@ -31,9 +32,12 @@ class Daemon:
         with urllib.request.urlopen(request, timeout=PULL_SECONDS) as answer:
             assert answer.status == 201
 
-    def ask(self, method: str, path: str) -> None:
-        """Send a request without a body, which has to succeed."""
-        urllib.request.urlopen(urllib.request.Request(self.url + path, method=method)).close()
+    def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Send a request, which has to succeed; give the JSON of its answer, if it has any."""
+        encoded = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, encoded, method=method)) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
 
     def cpu_seconds(self) -> float:
         """Give the processor time used so far."""

@@ -23,7 +23,7 @@ from nekko.sources.base64url import encode_url
 PULLS = 64
 MANY, FEW = 100_000, 100
 """Contents of ten blobs each."""
-REPEATS, REMOVED = 50, 5
+REPEATS, REMOVED, PRUNED = 50, 5, 3
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,7 +70,7 @@ def million(site: Site) -> Row:
     """1,000,000 blobs of 100,000 names against 1,000 blobs of 100 names."""
     cases = [_filled(site, names) for names in (FEW, MANY)]
     few, many = (case.name for case in cases)
-    units = ("ms to ready", "ms GET", "ms DELETE")
+    units = ("ms to ready", "ms GET", "ms DELETE", "ms prune")
     return Row("A cache with a million blobs", cases, [Target(many, unit, "<=", 1.5, [few]) for unit in units])
 
 
@@ -105,7 +105,17 @@ def _filled(site: Site, names: int) -> Case:
         with nekko(cache) as daemon:
             shown = _each(REPEATS, lambda number: daemon.ask("GET", f"/content/{encode_url(contents[number].url)}"))
             removed = _each(REMOVED, lambda _: daemon.ask("DELETE", f"/content/{encode_url(contents.pop().url)}"))
-            return {"ms to ready": 1000 * daemon.ready_seconds, "ms GET": shown, "ms DELETE": removed}
+            size = daemon.ask("GET", "/admin/status")["budget"]["cache_bytes"]
+
+            def prune(_: int) -> None:
+                """Remove the content that was used least recently, as an eviction does."""
+                nonlocal size
+                pruned = daemon.ask("POST", "/admin/prune", {"toSize": str(size - 1)})
+                assert len(pruned["items"]) == 1
+                size -= pruned["freed_bytes"]
+
+            sample = {"ms to ready": 1000 * daemon.ready_seconds, "ms GET": shown, "ms DELETE": removed}
+            return sample | {"ms prune": _each(PRUNED, prune)}
 
     return Case(f"nekko, {names * BLOBS_EACH:,} blobs", run)
 

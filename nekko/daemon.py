@@ -53,7 +53,9 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
     tls, access = server_tls(settings), Access(settings)
     # The store first: a second daemon on the same directory must not take the first one's socket away.
     async with (
-        open_store(settings.cache_dir, min_free_bytes=settings.min_free_space_bytes) as store,
+        open_store(
+            settings.cache_dir, min_free_bytes=settings.min_free_space_bytes, max_cache_bytes=settings.max_cache_bytes
+        ) as store,
         Upstreams(settings) as upstreams,
     ):
         listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)

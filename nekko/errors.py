@@ -5,6 +5,8 @@ None knows an HTTP status: each API has one table from class to status. A bug st
 task. Anything under `NekkoError` may be shown to a user: messages never hold credentials.
 """
 
+from collections.abc import Mapping
+
 
 class NekkoError(Exception):
     """The root of all errors that are part of an interface."""
@@ -147,12 +149,24 @@ class CapacityError(NekkoError):
 
 
 class StorageFullError(CapacityError):
-    """The disk has no room for what was asked. Both figures in bytes."""
+    """There is no room for what was asked, and not so much that could make room. All figures in bytes.
 
-    def __init__(self, needed_bytes: int, free_bytes: int, where: object) -> None:
-        super().__init__(f"{where}: {needed_bytes} bytes needed, {free_bytes} bytes free")
+    `free_by_limit` has what each limit leaves, by its key in the settings; negative where it is exceeded already.
+    """
+
+    def __init__(
+        self, needed_bytes: int, free_by_limit: Mapping[str, int], where: object, evictable_bytes: int = 0
+    ) -> None:
+        free_bytes = max(0, min(free_by_limit.values()))
+        limits = ", ".join(f"{limit} leaves {max(0, free)}" for limit, free in free_by_limit.items())
+        super().__init__(
+            f"{where}: {needed_bytes} bytes needed, {free_bytes} bytes free ({limits}),"
+            f" {evictable_bytes} bytes could be evicted"
+        )
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+        self.free_by_limit = dict(free_by_limit)
+        self.evictable_bytes = evictable_bytes
 
 
 # --- the far end -----------------------------------------------------------------------------------------------------

@@ -39,7 +39,11 @@ class Snapshot:
     unique_bytes: int
     pulls_running: int
     blobs: int
-    blob_bytes: int
+    cache_bytes: int
+    max_cache_bytes: int | None
+    pinned_bytes: int
+    evicted: int
+    evicted_bytes: int
     contents: int
     quarantined: int
     disk_available_bytes: int
@@ -64,12 +68,15 @@ class _Collected:
             "nekko_transfers_running": ("Transfers under way", s.transfers_running),
             "nekko_pulls_running": ("Pulls under way", s.pulls_running),
             "nekko_blobs": ("Blobs in the cache", s.blobs),
-            "nekko_cache_bytes": ("Bytes of all blobs in the cache", s.blob_bytes),
+            "nekko_cache_bytes": ("Bytes of blobs and partial downloads in the cache", s.cache_bytes),
+            "nekko_pinned_bytes": ("Bytes of the blobs of pinned contents", s.pinned_bytes),
             "nekko_contents": ("Complete contents", s.contents),
             "nekko_quarantined": ("Files that failed their proof and are kept for a look", s.quarantined),
             "nekko_disk_available_bytes": ("Free space of the cache's file system", s.disk_available_bytes),
             "nekko_disk_reserved_bytes": ("Space promised to transfers under way", s.disk_reserved_bytes),
         }
+        if s.max_cache_bytes is not None:
+            gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
         outcomes = CounterMetricFamily("nekko_transfers", "Transfers ended", labels=["outcome"])
@@ -83,6 +90,8 @@ class _Collected:
         yield CounterMetricFamily(
             "nekko_unique_bytes", "Bytes of blobs fetched: what had to be received", s.unique_bytes
         )
+        yield CounterMetricFamily("nekko_evictions", "Contents, blobs and partial downloads that made room", s.evicted)
+        yield CounterMetricFamily("nekko_evicted_bytes", "Bytes of room that evictions made", s.evicted_bytes)
         for name, counter, text in (
             ("nekko_hits", self.counters.hits, "Requests answered from the cache"),
             ("nekko_misses", self.counters.misses, "Requests for what was not in the cache, or not whole"),

@@ -71,7 +71,9 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
     """Run a node on a cache directory; leaving the block is its shutdown."""
     settings = replace(settings, cache_dir=cache)
     async with (
-        open_store(cache, min_free_bytes=settings.min_free_space_bytes) as store,
+        open_store(
+            cache, min_free_bytes=settings.min_free_space_bytes, max_cache_bytes=settings.max_cache_bytes
+        ) as store,
         Upstreams(settings) as upstreams,
         HttpClient(settings) as client,
         trio.open_nursery() as nursery,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KEYS = {each.key for cls in (Settings, Host) for each in declarations_of(cls)}
 CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+")
-NOT_SETTINGS = {"credentialsType"}
+NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun"}
 """Fields of requests, which have the same form."""
 
 COMMAND = re.compile(r"(?:^\$ |&& )(?:\w+=\S+ )*(?:sudo (?:-u nekko )?)?nekko ([a-z][^|&#()\n]*)", re.MULTILINE)
@@ -70,7 +70,7 @@ def test_every_metric_is_listed_and_no_other() -> None:
     counters = Counters()
     counters.hits["files"] = counters.misses["files"] = 1
     counters.latency.labels("files", "200").observe(0)
-    snapshot = Snapshot(1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1)
+    snapshot = Snapshot(1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
     exposed = exposition(counters, snapshot).decode()
     families = {
         name if kind != "counter" or name.endswith("_total") else f"{name}_total"

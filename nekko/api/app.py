@@ -11,7 +11,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import content, status
+from nekko.api import admin, content, status
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -103,6 +103,7 @@ def build(
     quart.url_map.merge_slashes = False
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
+    quart.register_blueprint(admin.build(store, settings, access))
     quart.register_blueprint(status.build(store, transfers, pulls, counters))
 
     @quart.before_request

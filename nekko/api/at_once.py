@@ -60,7 +60,9 @@ class AtOnce:
         """Answer a GET of a target, which belongs to `door`."""
         if door == "files":
             found = self._blobs.answer(target)
-            self._counters.hits["files"] += found is not None
+            if found is not None:
+                self._counters.hits["files"] += 1
+                self._store.uses.note_blob(Digest("sha256", target[1:].lower()))
             return found
         if door == "content":
             body = shown_at_once(self._store, self._pulls, target, accept)

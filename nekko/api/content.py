@@ -4,9 +4,7 @@ The URL stands in the path as base64, in any alphabet and padding, and may hold 
 it, taken from the raw path.
 """
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -15,12 +13,12 @@ from quart import Blueprint, Response, request
 
 from nekko.api import events
 from nekko.api.access import Access
-from nekko.api.responses import json_body, json_response, problem
+from nekko.api.requests import check_fields, name_of, read_json, url_in_path
+from nekko.api.responses import json_body, json_response, problem, time_text
 from nekko.config.settings import Settings
-from nekko.errors import BodyTooLargeError, ContentUnknownError, InvalidError, RequestInvalidError
+from nekko.errors import ContentUnknownError, InvalidError, RequestInvalidError
 from nekko.metrics import Counters
 from nekko.oci.platform import PlatformSelection
-from nekko.sources.base import Locator
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
@@ -31,10 +29,6 @@ from nekko.transfer.running import Pull, PullResult, Wish
 
 MAX_PAGE = 1000
 """Contents in one answer of the list: more would hold up the event loop."""
-BODY_SECONDS = 30.0
-"""A small JSON body takes no longer, even on a bad line."""
-DISCARDED_BYTES = 64 << 20
-"""Read and dropped of a body that is too large: a client that is still sending would not see the answer."""
 FEW_BLOBS = 32
 """One stat for each is quicker in the event loop than by a thread."""
 _FIELDS: Mapping[str, type] = {
@@ -68,7 +62,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counte
     @door.post("/content/")
     async def pull_content() -> Response:
         access.may_change(request.scope)
-        wish = _wish(await _json_body(settings), settings)
+        wish = _wish(await read_json(settings), settings)
         held = await pulls.answer_held(wish)
         (counters.misses if held is None else counters.hits)["content"] += 1
         if held is not None:
@@ -91,11 +85,12 @@ def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counte
 
     @door.get("/content/<base64:_>")
     async def show_content(_: str) -> Response:
-        name = _name_of(store, _url_in_path())
+        name = name_of(store, url_in_path("/content/"))
         held, arriving = store.catalog.held(name), store.catalog.arriving(name)
         content = held or arriving
         if content is None:
             raise ContentUnknownError(name)
+        store.uses.note(content)
         if events.are_wanted(request.headers.get("Accept", "")):
             return events.response(pulls.running(name), content, describe)
         body = await describe(content)
@@ -104,7 +99,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counte
     @door.delete("/content/<base64:_>")
     async def remove_content(_: str) -> Response:
         access.may_change(request.scope)
-        await pulls.remove(_name_of(store, _url_in_path()))
+        await pulls.remove(name_of(store, url_in_path("/content/")))
         return Response(b"", status=204)
 
     async def describe(content: Content) -> dict[str, Any]:
@@ -120,32 +115,16 @@ def shown_at_once(store: Store, pulls: Pulls, target: str, accept: str) -> bytes
     if not raw or "?" in raw or raw == target or events.are_wanted(accept):
         return None
     try:
-        content = store.catalog.held(_name_of(store, decode_url(raw)))
+        content = store.catalog.held(name_of(store, decode_url(raw)))
     except InvalidError:
         return None
     if content is None or len(content.required) > FEW_BLOBS or pulls.running(content.naming.name) is not None:
         return None
     body = _described(store, content, None)
-    return json_body(body) if body["state"] == "complete" else None
-
-
-def _url_in_path() -> str:
-    raw: bytes = request.scope["raw_path"]
-    return decode_url(raw.partition(b"?")[0].decode("latin-1").partition("/content/")[2])
-
-
-def _name_of(store: Store, url: str) -> str:
-    """Give the catalog's name of a URL: of the same text first, then of the same canonical form."""
-    try:
-        locator: Locator | None = parse_locator(url)
-    except InvalidError:
-        locator = None
-    given = locator.given if locator else url  # as stored: without credentials
-    if (name := store.catalog.named(given)) is not None:
-        return name
-    if locator is None:
-        locator = parse_locator(url)
-    return locator.name
+    if body["state"] != "complete":
+        return None
+    store.uses.note(content)
+    return json_body(body)
 
 
 def _limit(text: str) -> int:
@@ -154,41 +133,8 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-async def _json_body(settings: Settings) -> Mapping[str, Any]:
-    limit = settings.max_request_body_bytes
-    raw, received = bytearray(), 0
-    with trio.move_on_after(BODY_SECONDS) as scope:
-        async for chunk in request.body:
-            received += len(chunk)
-            if received <= limit:
-                raw += chunk
-            elif received > limit + DISCARDED_BYTES:
-                break
-    if received > limit:
-        raise BodyTooLargeError(f"the body has more than the {limit} bytes that are read (maxRequestBody)")
-    if scope.cancelled_caught:
-        raise RequestInvalidError(f"the body did not arrive within {BODY_SECONDS:g} seconds")
-    try:
-        body = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise RequestInvalidError("the body is not UTF-8") from None
-    except RecursionError:
-        raise RequestInvalidError("the body is nested too deep") from None
-    except ValueError as error:
-        raise RequestInvalidError(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise RequestInvalidError('the body is not a JSON object such as {"url": "https://…"}')
-    return body
-
-
 def _wish(body: Mapping[str, Any], settings: Settings) -> Wish:
-    unknown = sorted(set(body) - set(_FIELDS))
-    if unknown:
-        known = ", ".join(_FIELDS)
-        raise RequestInvalidError(f"unknown field {unknown[0][:60]!r}: this request takes {known}")
-    for field, kind in _FIELDS.items():
-        if field in body and type(body[field]) is not kind:
-            raise RequestInvalidError(f"field {field!r} is not a {'string' if kind is str else 'boolean'}")
+    check_fields(body, _FIELDS)
     if not body.get("url"):
         raise RequestInvalidError("field 'url' is missing or empty")
     credentials = None
@@ -228,9 +174,10 @@ def _described(store: Store, content: Content, running: Pull | None) -> dict[str
         "state": state,
         "platform": content.platform,
         "files": [_file(store, item, present[item.digest]) for item in content.files],
-        "created": _time(content.created),
-        "updated": _time(content.updated),
-        "last_used": _time(content.last_used),
+        "created": time_text(content.created),
+        "updated": time_text(content.updated),
+        "last_used": time_text(content.last_used),
+        "pinned": content.is_pinned,
     }
     if content.error is not None:
         body["error"] = problem(*content.error)
@@ -243,7 +190,3 @@ def _file(store: Store, item: Required, present: int) -> dict[str, Any]:
         "name": item.title or item.digest.encoded, "path": path, "digest": str(item.digest),
         "media_type": item.media_type, "size": item.size, "bytes_present": present,
     }  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

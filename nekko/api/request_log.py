@@ -80,4 +80,7 @@ def _tell(address: str, method: str, path: str, status: int, seconds: float, cou
 
 def _redacted(path: str) -> str:
     """Leave the base64 of a source URL out of the log: it may hold userinfo, or a signature in its query."""
-    return "/content/…" if path.startswith("/content/") and len(path) > len("/content/") else path
+    for prefix in ("/content/", "/admin/pins/"):
+        if path.startswith(prefix) and len(path) > len(prefix):
+            return f"{prefix}…"
+    return path

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -42,7 +43,10 @@ def problem_of(error: NekkoError) -> dict[str, Any]:
     """Describe an error as a problem object."""
     described = problem(type(error).__name__, str(error))
     if isinstance(error, errors.StorageFullError):
-        described |= {"needed_bytes": error.needed_bytes, "free_bytes": error.free_bytes}
+        described |= {
+            "needed_bytes": error.needed_bytes, "free_bytes": error.free_bytes,
+            "free_by_limit": error.free_by_limit, "evictable_bytes": error.evictable_bytes,
+        }  # fmt: skip
     return described
 
 
@@ -67,6 +71,11 @@ def error_response(error: NekkoError) -> Response:
     if isinstance(error, errors.UpstreamThrottledError):
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds or 60))
     return problem_response(problem_of(error), headers)
+
+
+def time_text(seconds: float) -> str:
+    """Give a time as RFC 3339 has it, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def json_response(body: Any, status: int = 200) -> Response:

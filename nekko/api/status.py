@@ -64,7 +64,9 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
             transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
             transfers_failed=transfers.failed, upstream_bytes=transfers.received_by_host,
             unique_bytes=transfers.unique_bytes, pulls_running=len(pulls.statistics()), blobs=held.blobs,
-            blob_bytes=held.bytes, contents=held.contents, quarantined=held.quarantined,
+            cache_bytes=capacity.cache_bytes, max_cache_bytes=capacity.max_cache_bytes,
+            pinned_bytes=await store.pinned_bytes(), evicted=store.evictor.contents,
+            evicted_bytes=store.evictor.bytes, contents=held.contents, quarantined=held.quarantined,
             disk_available_bytes=capacity.available_bytes, disk_reserved_bytes=capacity.reserved_bytes,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -80,6 +82,11 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
             "disk": {
                 "total_bytes": capacity.total_bytes, "free_bytes": capacity.available_bytes,
                 "reserved_bytes": capacity.reserved_bytes,
+            },
+            "budget": {
+                "cache_bytes": capacity.cache_bytes, "max_cache_bytes": capacity.max_cache_bytes,
+                "pinned_bytes": await store.pinned_bytes(), "evicted": store.evictor.contents,
+                "evicted_bytes": store.evictor.bytes,
             },
             "store": asdict(store.statistics()),
             "transfers": running,

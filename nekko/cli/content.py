@@ -40,7 +40,7 @@ def ls(daemon: Daemon, as_json: bool) -> None:
             content["name"],
             words.digest(content["digest"]),
             words.size(content["size"]),
-            _state(content),
+            _state(content) + (", pinned" if content["pinned"] else ""),
             words.age(content["last_used"], now),
         )
         for content in contents
@@ -107,6 +107,7 @@ def _print_content(content: dict[str, Any]) -> None:
         "created": content["created"],
         "updated": content["updated"],
         "last used": content["last_used"],
+        "pinned": "yes" if content["pinned"] else "no",
     }
     if error := content.get("error"):
         fields["error"] = one_line(f"{error.get('title', '')}: {error.get('detail', '')}")

@@ -119,6 +119,13 @@ def _print_status(told: dict[str, Any]) -> None:
         f"store  {store['contents']} contents, {store['blobs']} blobs, {words.size(store['bytes'])}, "
         f"{store['quarantined']} quarantined"
     )
+    budget = told["budget"]
+    limit = "no limit" if budget["max_cache_bytes"] is None else f"of {words.size(budget['max_cache_bytes'])}"
+    click.echo(
+        f"cache  {words.size(budget['cache_bytes'])} with partial downloads, {limit}, "
+        f"{words.size(budget['pinned_bytes'])} pinned, "
+        f"{budget['evicted']} evicted ({words.size(budget['evicted_bytes'])})"
+    )
     if not told["pulls"] and not told["transfers"]:
         click.echo("no pulls, no transfers")
         return

@@ -32,6 +32,7 @@ _UNITS = {"": 1, "b": 1} | {
     for power, prefix in enumerate("kmgtp", start=1)
     for base, end in ((1000, "b"), (1024, ""), (1024, "ib"))
 }
+_DURATIONS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s?([A-Za-z]{0,3})", re.ASCII)
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s/@?#:*\[\]\\]+)(?::[0-9]{1,5})?")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -70,6 +71,14 @@ def seconds(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", value) or float(value) > MAX_SECONDS:
         raise ConfigInvalidError(f"{value[:200]!r} is not a number of seconds from 0 to {MAX_SECONDS}")
     return float(value)
+
+
+def duration(value: str) -> float:
+    """Read `90` (seconds), `45min`, `12h`, `30d` or `8w`; give seconds."""
+    match = re.fullmatch(r"([0-9]{1,10}(?:\.[0-9]{1,9})?)\s?(s|min|h|d|w|)", value, re.ASCII)
+    if match is None:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a duration: write a number with s, min, h, d or w")
+    return float(match[1]) * _DURATIONS[match[2]]
 
 
 def size(value: str) -> int:

@@ -136,6 +136,10 @@ class Settings:
     min_free_space_bytes: int = setting(
         256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", read=grammar.size
     )
+    max_cache_bytes: int | None = setting(
+        None, "most bytes of blobs and partial downloads; beyond it the least recently used go (default: no limit)",
+        key="maxCacheSize", read=grammar.size,
+    )  # fmt: skip
 
     # --- the registry door
     default_registry: str = setting(

@@ -10,14 +10,16 @@ from nekko.oci.digest import Digest
 from nekko.store.catalog import Catalog
 from nekko.store.content import Blob
 from nekko.store.layout import Layout
+from nekko.store.uses import Uses
 
 
 class Blobs:
     """Reads proven blobs. A blob counts as present when its record exists and its file has the recorded size."""
 
-    def __init__(self, layout: Layout, catalog: Catalog) -> None:
+    def __init__(self, layout: Layout, catalog: Catalog, uses: Uses) -> None:
         self._layout = layout
         self._catalog = catalog
+        self._uses = uses
 
     def path(self, digest: Digest) -> Path:
         """Give the absolute path at which a blob is or would be."""
@@ -38,6 +40,8 @@ class Blobs:
     def open(self, digest: Digest) -> tuple[Blob, int]:
         """Open a blob for reading; the caller closes the file descriptor. Later removal does not disturb it.
 
+        This counts as a use of the blob.
+
         Raises:
             BlobUnknownError: It is not in the store.
         """
@@ -45,9 +49,11 @@ class Blobs:
         if blob is None:
             raise BlobUnknownError(digest)
         try:
-            return blob, os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise BlobUnknownError(digest) from None
+        self._uses.note_blob(digest)
+        return blob, descriptor
 
     async def read(self, digest: Digest) -> bytes:
         """Read a small blob whole; its bytes are proven once more, since memory is where they will be used.

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are put together from constants of this file; what comes from elsewhere is a parameter
 """The catalog: names, the graph between blobs, states and times, in SQLite.
 
 SQLite because names, edges and times must scale to a million rows and survive power loss. The connection is used from
@@ -7,11 +8,10 @@ acknowledgement waits for.
 """
 
 import json
-import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +20,23 @@ import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.store.content import Blob, Content, Meaning, Naming, Required, State
+from nekko.store.content import Blob, Content, Meaning, Naming, Pin, Required, State
 
-log = logging.getLogger(__name__)
+
+def _unnamed(digest: str) -> str:
+    """Give the condition that no content and no manifest names a blob."""
+    return (
+        f"NOT EXISTS (SELECT 1 FROM required WHERE digest = {digest})"
+        f" AND NOT EXISTS (SELECT 1 FROM contents WHERE root = {digest})"
+        f" AND NOT EXISTS (SELECT 1 FROM edges WHERE child = {digest})"
+    )
+
+
+def _settle(digest: str, is_loose: int) -> str:
+    """Give the body of a trigger that marks a blob as loose, if it is, or as not loose."""
+    condition = f" AND {_unnamed(digest)}" if is_loose else " AND is_loose"
+    return f"BEGIN UPDATE blobs SET is_loose = {is_loose} WHERE digest = {digest}{condition}; END"
+
 
 _SCHEMA = (
     """
@@ -60,12 +74,45 @@ CREATE TABLE meanings (name TEXT PRIMARY KEY, root TEXT NOT NULL, checked REAL N
 CREATE TABLE subjects (referrer TEXT PRIMARY KEY, subject TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX subjects_by_subject ON subjects (subject)
 """,
+    # A blob is loose if no content and no manifest names it. Triggers keep that, and the totals, so that no way of
+    # changing the graph can forget to: they are right after every commit.
+    f"""
+CREATE TABLE pins (name TEXT PRIMARY KEY, url TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX pins_by_url ON pins (url);
+CREATE INDEX contents_by_use ON contents (last_used);
+CREATE INDEX contents_downloading ON contents (name) WHERE state = 'downloading';
+ALTER TABLE blobs ADD COLUMN last_used REAL NOT NULL DEFAULT 0;
+ALTER TABLE blobs ADD COLUMN is_loose INTEGER NOT NULL DEFAULT 1;
+UPDATE blobs SET last_used = created, is_loose = {_unnamed("blobs.digest")};
+CREATE INDEX loose_by_use ON blobs (last_used) WHERE is_loose;
+CREATE TRIGGER required_added AFTER INSERT ON required {_settle("new.digest", 0)};
+CREATE TRIGGER required_removed AFTER DELETE ON required {_settle("old.digest", 1)};
+CREATE TRIGGER edge_added AFTER INSERT ON edges {_settle("new.child", 0)};
+CREATE TRIGGER edge_removed AFTER DELETE ON edges {_settle("old.child", 1)};
+CREATE TABLE totals (blobs INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO totals SELECT count(*), coalesce(sum(size), 0) FROM blobs;
+CREATE TRIGGER blob_added AFTER INSERT ON blobs
+ BEGIN UPDATE totals SET blobs = blobs + 1, bytes = bytes + new.size; END;
+CREATE TRIGGER blob_removed AFTER DELETE ON blobs
+ BEGIN UPDATE totals SET blobs = blobs - 1, bytes = bytes - old.size; END;
+CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blobs
+ BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END
+""",
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
     "id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest, error,"
-    " created, updated, last_used"
+    " created, updated, last_used, EXISTS (SELECT 1 FROM pins WHERE pins.name = contents.name)"
 )
+EVICTABLE = (
+    "NOT EXISTS (SELECT 1 FROM pins WHERE pins.name = contents.name)"
+    " AND NOT EXISTS (SELECT 1 FROM contents d WHERE d.state = 'downloading' AND d.name = contents.name)"
+)
+"""What is true of contents that may go: not pinned, and nobody is pulling it, anew or again."""
+KEPT_NAMES = "SELECT name FROM pins UNION SELECT name FROM contents WHERE state = 'downloading'"
+"""The names of all others."""
+MAX_SHARERS = 100
+"""Reading a blob that more contents share than this says nothing about any of them."""
 
 
 class Catalog:
@@ -125,8 +172,12 @@ class Catalog:
 
     def add_blob(self, blob: Blob) -> None:
         """Record a published blob."""
-        row = (str(blob.digest), blob.size, time.time())
-        self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", row)
+        self._db.execute(
+            "INSERT INTO blobs (digest, size, created, last_used, is_loose)"
+            f" VALUES (:digest, :size, :now, :now, {_unnamed(':digest')})"
+            " ON CONFLICT (digest) DO UPDATE SET size = :size, created = :now, last_used = :now",
+            {"digest": str(blob.digest), "size": blob.size, "now": time.time()},
+        )
 
     def add_edges(self, parent: Digest, children: Iterable[Digest], subject: Digest | None = None) -> None:
         """Record what a manifest in the store names, and what it refers to."""
@@ -175,19 +226,18 @@ class Catalog:
 
     def is_named(self, digest: Digest) -> bool:
         """Tell whether a content, or a manifest in the store, names this blob."""
-        row = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM required WHERE digest = :d)"
-            " OR EXISTS (SELECT 1 FROM contents WHERE root = :d)"
-            " OR EXISTS (SELECT 1 FROM edges WHERE child = :d)",
-            {"d": str(digest)},
-        ).fetchone()
-        return bool(row[0])
+        row = self._db.execute(f"SELECT {_unnamed(':d')}", {"d": str(digest)}).fetchone()
+        return not row[0]
 
     def totals(self) -> tuple[int, int, int]:
         """Give the number of blobs, their bytes, and the number of complete contents."""
-        blobs, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
+        blobs, size = self._db.execute("SELECT blobs, bytes FROM totals").fetchone()
         contents = self._db.execute("SELECT count(*) FROM contents WHERE is_held").fetchone()[0]
         return blobs, size, contents
+
+    def blob_bytes(self) -> int:
+        """Give the bytes of all blobs."""
+        return int(self._db.execute("SELECT bytes FROM totals").fetchone()[0])
 
     # --- contents ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +249,8 @@ class Catalog:
                 "INSERT INTO contents (name, ref_name, url, platform, state, is_resumable, created, updated, last_used)"
                 " VALUES (?, ?, ?, ?, 'downloading', ?, ?, ?, ?)"
                 " ON CONFLICT (name, is_held) DO UPDATE SET state = 'downloading', error = NULL, url = excluded.url,"
-                " platform = excluded.platform, is_resumable = excluded.is_resumable, updated = excluded.updated",
+                " platform = excluded.platform, is_resumable = excluded.is_resumable, updated = excluded.updated,"
+                " last_used = excluded.last_used",
                 (naming.name, naming.ref_name, naming.url, platform, is_resumable, now, now, now),
             )
         content = self.arriving(naming.name)
@@ -245,12 +296,25 @@ class Catalog:
             (state, json.dumps(error) if error else None, time.time(), content.id),
         )
 
-    def touch(self, content: Content) -> None:
-        """Record a use, if the disk has room: an older time of use is no reason to refuse a hit."""
-        try:
-            self._db.execute("UPDATE contents SET last_used = ? WHERE id = ?", (time.time(), content.id))
-        except sqlite3.OperationalError as error:
-            log.warning("the time of use of %s is not recorded: %s", content.naming.name.partition("?")[0], error)
+    def use(self, contents: Mapping[int, float], blobs: Mapping[Digest, float]) -> None:
+        """Record when contents (by id) and blobs were last used.
+
+        The use of a blob is one of the contents that require it, and of the loose manifests above it.
+        """
+        with self._transaction():
+            used = [(when, content) for content, when in contents.items()]
+            for digest, when in blobs.items():
+                sharers = self._db.execute(
+                    "SELECT content FROM required WHERE digest = ? LIMIT ?", (str(digest), MAX_SHARERS + 1)
+                ).fetchall()
+                used += [(when, content) for (content,) in sharers if len(sharers) <= MAX_SHARERS]
+                self._db.execute(
+                    "WITH RECURSIVE above (digest) AS"
+                    " (SELECT :digest UNION SELECT parent FROM edges JOIN above ON child = digest LIMIT :limit)"
+                    " UPDATE blobs SET last_used = :when WHERE is_loose AND digest IN above",
+                    {"digest": str(digest), "when": when, "limit": MAX_SHARERS},
+                )
+            self._db.executemany("UPDATE contents SET last_used = ? WHERE id = ?", used)
 
     def forget(self, content: Content) -> None:
         """Remove a row, and with the last one of a name what it meant; its blobs are `collect`'s business."""
@@ -297,10 +361,35 @@ class Catalog:
         """Give the content of a name that is on its way, or stopped on it."""
         return self._one("name = ? AND NOT is_held", name)
 
-    def named(self, url: str) -> str | None:
-        """Give the name of the content that was asked for by exactly this URL."""
-        row = self._db.execute("SELECT name FROM contents WHERE url = ?", (url,)).fetchone()
+    def evictable(self, content_id: int) -> Content | None:
+        """Give a content if it may go now."""
+        return self._one(f"id = ? AND {EVICTABLE}", content_id)
+
+    def named(self, text: str) -> str | None:
+        """Give the name of the content or pin that was asked for by exactly this URL, or has this name."""
+        row = self._db.execute(
+            "SELECT name FROM contents WHERE url = :text UNION ALL SELECT name FROM contents WHERE name = :text"
+            " UNION ALL SELECT name FROM pins WHERE url = :text UNION ALL SELECT name FROM pins WHERE name = :text"
+            " LIMIT 1",
+            {"text": text},
+        ).fetchone()
         return str(row[0]) if row else None
+
+    def pin(self, name: str, url: str) -> None:
+        """Keep a name's content, now or once it is here, from being evicted."""
+        self._db.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (name, url, time.time()))
+
+    def unpin(self, name: str) -> None:
+        """Let a name's content go again, if it was pinned."""
+        self._db.execute("DELETE FROM pins WHERE name = ?", (name,))
+
+    def pins(self) -> list[Pin]:
+        """Give every pin, by name."""
+        rows = self._db.execute(
+            "SELECT name, url, created, EXISTS (SELECT 1 FROM contents c WHERE c.name = pins.name AND c.is_held)"
+            " FROM pins ORDER BY name"
+        )
+        return [Pin(name, url, created, bool(is_held)) for name, url, created, is_held in rows]
 
     def unfinished(self) -> list[Content]:
         """Give every content that is on its way."""
@@ -323,7 +412,7 @@ class Catalog:
         return found[0] if found else None
 
     def _many(self, where: str, values: Sequence[object]) -> list[Content]:
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM contents WHERE {where}", values)  # noqa: S608 - constants
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM contents WHERE {where}", values)
         return [self._content(row) for row in rows.fetchall()]
 
     def _content(self, row: tuple[object, ...]) -> Content:
@@ -340,11 +429,26 @@ class Catalog:
         )
 
     def _set_required(self, content_id: int, required: Sequence[Required]) -> None:
-        self._db.execute("DELETE FROM required WHERE content = ?", (content_id,))
-        self._db.executemany(
-            "INSERT INTO required VALUES (?, ?, ?, ?, ?, ?)",
-            ((content_id, n, str(r.digest), r.size, r.media_type, r.title) for n, r in enumerate(required)),
+        rows = [(n, str(r.digest), r.size, r.media_type, r.title) for n, r in enumerate(required)]
+        known = self._db.execute(
+            "SELECT position, digest, size, media_type, title FROM required WHERE content = ? ORDER BY position",
+            (content_id,),
         )
+        if rows == known.fetchall():  # most often: what completed is what was required from the start
+            return
+        self._db.execute("DELETE FROM required WHERE content = ?", (content_id,))
+        self._db.executemany("INSERT INTO required VALUES (?, ?, ?, ?, ?, ?)", ((content_id, *row) for row in rows))
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a catalog for reading on a connection of its own: for a worker thread. All it reads is of one moment."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    try:
+        db.execute("BEGIN")
+        yield db
+    finally:
+        db.close()
 
 
 class Named(NamedTuple):
@@ -361,19 +465,26 @@ class Named(NamedTuple):
 
 
 def complete_names(path: Path) -> list[Named]:
-    """Read every complete content on a connection of its own: for a worker thread."""
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    """Read every complete content for a worker thread."""
     columns = ", ".join(Named._fields)
-    try:
-        rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name").fetchall()  # noqa: S608
-    finally:
-        db.close()
+    with snapshot(path) as db:
+        rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name").fetchall()
     return [Named._make(row) for row in rows]
+
+
+def pinned_bytes(path: Path) -> int:
+    """Tell how many bytes the blobs of pinned contents have; for a worker thread."""
+    with snapshot(path) as db:
+        row = db.execute(
+            "SELECT coalesce(sum(size), 0) FROM blobs WHERE digest IN (SELECT r.digest FROM pins"
+            " JOIN contents c ON c.name = pins.name JOIN required r ON r.content = c.id)"
+        ).fetchone()
+    return int(row[0])
 
 
 def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Content:
     (content_id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest,
-     error, created, updated, last_used) = row  # fmt: skip
+     error, created, updated, last_used, is_pinned) = row  # fmt: skip
     descriptor = None
     if root is not None:
         descriptor = Descriptor(root_type, Digest.parse(root), root_size, artifact_type=artifact_type)  # type: ignore[arg-type]  # the schema's types
@@ -381,7 +492,7 @@ def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Cont
         id=content_id, naming=Naming(name, ref_name, url), platform=platform, state=state,  # type: ignore[arg-type]  # the schema's types
         is_resumable=bool(is_resumable), root=descriptor, digest=Digest.parse(digest) if digest else None,  # type: ignore[arg-type]  # the schema's types
         required=required, error=tuple(json.loads(error)) if error else None,  # type: ignore[arg-type]  # the schema's types
-        created=created, updated=updated, last_used=last_used,  # type: ignore[arg-type]  # the schema's types
+        created=created, updated=updated, last_used=last_used, is_pinned=bool(is_pinned),  # type: ignore[arg-type]  # the schema's types
     )  # fmt: skip
 
 

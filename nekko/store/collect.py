@@ -5,6 +5,7 @@ its inbound edges. A blob is first renamed into the trash, in the same sync step
 rely on it in between; the bytes are freed afterwards in a thread.
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,23 +31,27 @@ async def collect(
     pending = list(dict.fromkeys(candidates))
     freed = 0
     removed: list[Path] = []
-    for count, digest in enumerate(_drain(pending)):
-        if catalog.is_named(digest) or digest in leases or digest in foreign:
-            continue
-        blob = catalog.blob(digest)
-        if blob is None:
-            continue
-        pending.extend(catalog.drop_blob(digest))
-        trash = layout.trash / f"{digest.algorithm}-{digest.encoded}"
-        try:
-            layout.blob(digest).rename(trash)
-        except FileNotFoundError:  # somebody removed the file; its record is gone now as well
-            continue
-        removed.append(trash)
-        freed += blob.size
-        if count % STEP == STEP - 1:
-            await trio.lowlevel.checkpoint()
-    await trio.to_thread.run_sync(_unlink, removed)
+    try:
+        for count, digest in enumerate(_drain(pending)):
+            if count % STEP == STEP - 1:
+                await trio.lowlevel.checkpoint()
+            if catalog.is_named(digest) or digest in leases or digest in foreign:
+                continue
+            blob = catalog.blob(digest)
+            if blob is None:
+                continue
+            pending.extend(catalog.drop_blob(digest))
+            trash = layout.trash / f"{digest.algorithm}-{digest.encoded}"
+            try:
+                layout.blob(digest).rename(trash)
+            except FileNotFoundError:  # somebody removed the file; its record is gone now as well
+                continue
+            removed.append(trash)
+            freed += blob.size
+    finally:
+        # Also when cancelled: what is in the trash has been decided on, and is removed no later than at the next start.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(unlink, removed)
     return freed
 
 
@@ -55,6 +60,10 @@ def _drain(pending: list[Digest]) -> Iterable[Digest]:
         yield pending.pop()
 
 
-def _unlink(paths: Iterable[Path]) -> None:
+def unlink(paths: Iterable[Path]) -> None:
+    """Remove files and directories in the trash; blocking."""
     for path in paths:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

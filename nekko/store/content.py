@@ -46,7 +46,8 @@ class Content:
     """One row of the catalog. A name has at most two: the complete one that is served, and one that is arriving.
 
     `digest` is what the content API answers: the file's own for a wrapped file, else the root manifest's. `required`
-    is empty while it is not known yet. Times are seconds since the epoch. `error` is (error class, message).
+    is empty while it is not known yet. Times are seconds since the epoch; of uses, the last ones may not be in it yet.
+    `error` is (error class, message). A pinned one is not evicted.
     """
 
     id: int
@@ -61,6 +62,7 @@ class Content:
     created: float
     updated: float
     last_used: float
+    is_pinned: bool
 
     @property
     def counted(self) -> tuple[Required, ...]:
@@ -79,6 +81,16 @@ class Content:
     def files(self) -> tuple[Required, ...]:
         """What a user would open: the titled blobs of an artifact, else every blob."""
         return tuple(item for item in self.required if item.title is not None) or self.required
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A name that nothing evicts, whether its content is here (`is_held`) or not."""
+
+    name: str
+    url: str
+    created: float
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True)

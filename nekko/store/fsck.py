@@ -23,7 +23,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
 from nekko.store.catalog import Catalog
-from nekko.store.content import Blob, Naming, Required
+from nekko.store.content import Blob, Naming, Pin, Required
 from nekko.store.index import (
     MAX_CHILDREN,
     MAX_MANIFEST_BYTES,
@@ -77,7 +77,9 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
     try:
         layout.prepare()
         report = Report()
+        pins: list[Pin] = []
         if rebuild:
+            pins = _read_pins(layout, report)
             _set_catalog_aside(layout, report)
         else:
             check_catalog(layout)
@@ -89,12 +91,27 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
             recorded = [blob.digest for blob in catalog.blobs()]
             _prove_blobs(layout, catalog, report)
             if rebuild:
+                for pin in pins:
+                    catalog.pin(pin.name, pin.url)
                 _rebuild_contents(layout, catalog, report)
             _check_contents(layout, catalog, report)
             _remove_unnamed(recorded, layout, catalog, report)
         return report
     finally:
         os.close(lock)
+
+
+def _read_pins(layout: Layout, report: Report) -> list[Pin]:
+    """Read the pins, which only the catalog has."""
+    if not layout.catalog.exists():
+        report.notes.append("the pins went with the catalog: pin again what must stay (nekko pin)")
+        return []
+    try:
+        with contextlib.closing(Catalog(layout.catalog)) as catalog:
+            return catalog.pins()
+    except sqlite3.DatabaseError:
+        report.notes.append("the pins of the catalog so far cannot be read: pin again what must stay (nekko pin)")
+        return []
 
 
 def _set_catalog_aside(layout: Layout, report: Report) -> None:

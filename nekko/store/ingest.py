@@ -84,6 +84,8 @@ class Ingest:
         self._has_holes = False
         self._moving = threading.Lock()  # position and ahead change together
         self._saving = threading.Lock()  # state.json is written by one thread at a time
+        self.kept_bytes = 0
+        """Bytes that the cache is charged with: told by `arrived`, for writers run ahead of what they report."""
         self._begin_hash()
 
     @property
@@ -151,7 +153,7 @@ class Ingest:
                 written += os.pwrite(self._file, chunk[written:], offset + written)
         except OSError as error:
             if is_disk_full(error):
-                raise StorageFullError(len(chunk), 0, self._layout.root) from error
+                raise StorageFullError(len(chunk), {"disk": 0}, self._layout.root) from error
             raise
 
     def _prove(self, chunk: memoryview) -> None:
@@ -256,6 +258,10 @@ class Ingest:
         """Give a file descriptor of the data, for following it; it outlives publication. The caller closes it."""
         return os.dup(self._file)
 
+    def arrived(self, count: int) -> None:
+        """Count bytes that were written; in the step in which they stop being reserved, or they would count twice."""
+        self.kept_bytes += count
+
     async def note(self, *, size: int | None, etag: str | None, last_modified: str | None) -> None:
         """Record what the upstream said of the bytes that follow; without it they cannot be resumed."""
         await trio.to_thread.run_sync(partial(self._save, size=size, etag=etag, last_modified=last_modified))
@@ -275,10 +281,12 @@ class Ingest:
     async def restart(self) -> None:
         """Drop every byte and begin anew."""
         await trio.to_thread.run_sync(self._restart)
+        self.kept_bytes = 0
 
     async def quarantine(self, reason: str) -> None:
         """Set the bytes aside with the reason, and begin anew."""
         await trio.to_thread.run_sync(self._quarantine, reason)
+        self.kept_bytes = 0
 
     async def publish(self) -> Blob:
         """Prove the bytes and publish them as a blob. Not cut by cancellation.
@@ -299,6 +307,10 @@ class Ingests:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._locks: dict[str, trio.Lock] = {}
+        """By the name of the directory, as everything here."""
+        self._open: dict[str, Ingest] = {}
+        self._idle: dict[str, int] = {}
+        """Bytes that are kept where nobody writes."""
 
     @asynccontextmanager
     async def open(
@@ -308,26 +320,52 @@ class Ingests:
 
         Leaving the block keeps the bytes for another time; an empty ingest leaves nothing behind.
         """
+        directory = self._directory(key)
         async with self._exclusive(key):
-            ingest = Ingest(self._layout, self._directory(key), digest, observe)
+            ingest = Ingest(self._layout, directory, digest, observe)
             try:
                 await trio.to_thread.run_sync(ingest._open)
+                self._idle.pop(directory.name, None)
+                self._open[directory.name] = ingest
+                ingest.kept_bytes = ingest.present_bytes
                 yield ingest
             finally:
                 # Short and local: it must happen also when cancelled, or the descriptor leaks.
                 ingest._close()
+                self._open.pop(directory.name, None)
+                self._measure(directory)
 
     async def discard(self, key: str) -> None:
         """Remove what is kept of a key, after its writer has gone."""
         async with self._exclusive(key):
             await trio.to_thread.run_sync(partial(shutil.rmtree, self._directory(key), ignore_errors=True))
+            self._idle.pop(self._directory(key).name, None)
+
+    def total_bytes(self) -> int:
+        """Tell how many bytes all ingests have."""
+        return sum(self._idle.values()) + sum(ingest.kept_bytes for ingest in self._open.values())
+
+    def idle(self, *, spared: Iterable[str] = ()) -> dict[str, int]:
+        """Give the names of the directories that nobody writes to, but for those of some keys, and what they have."""
+        kept = {*self._locks, *(self._directory(key).name for key in spared)}
+        return {name: size for name, size in self._idle.items() if name not in kept}
+
+    def withdraw(self, name: str) -> Path | None:
+        """Move an idle directory into the trash; give where it is now, or None if somebody writes to it by now."""
+        if name in self._locks or self._idle.pop(name, None) is None:
+            return None
+        trash = self._layout.trash / f"{time.time_ns()}-{name}"
+        try:
+            return (self._layout.ingests / name).rename(trash)
+        except FileNotFoundError:  # somebody removed it
+            return None
 
     def kept_bytes(self, key: str) -> int:
         """Tell how many bytes are kept of a key."""
         return _kept_bytes(self._directory(key))
 
-    def remove_older(self, seconds: float, *, going_on: Iterable[Content]) -> None:
-        """Remove what nobody wrote to for that long; blocking, called before the store is used.
+    def take_stock(self, *, kept_seconds: float, going_on: Iterable[Content]) -> None:
+        """Measure what is kept, and remove what nobody wrote to for that long; blocking, called once, at first.
 
         Args:
             going_on: Their bytes are kept however old they seem: a machine may start with a clock that is wrong.
@@ -336,14 +374,19 @@ class Ingests:
         for content in going_on:
             kept.update(self._owned(content.naming.name))
             kept.update(self._directory(str(item.digest)) for item in content.required)
-        for directory in set(self._layout.ingests.iterdir()) - kept:
-            if directory.is_dir() and directory.stat().st_mtime < time.time() - seconds:
+        for directory in self._layout.ingests.iterdir():
+            if not directory.is_dir():  # not ours
+                continue
+            if directory not in kept and directory.stat().st_mtime < time.time() - kept_seconds:
                 shutil.rmtree(directory)
+            else:
+                self._measure(directory)
 
     async def discard_owned(self, owner: str) -> None:
         """Remove what is kept under keys `owner#part`, whose writers must have gone."""
         for directory in self._owned(owner):
             await trio.to_thread.run_sync(shutil.rmtree, directory)
+            self._idle.pop(directory.name, None)
 
     def owned_bytes(self, owner: str) -> int:
         """Tell how many bytes are kept under keys `owner#part`."""
@@ -359,14 +402,22 @@ class Ingests:
 
     @asynccontextmanager
     async def _exclusive(self, key: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(key, trio.Lock())
+        name = self._directory(key).name
+        lock = self._locks.setdefault(name, trio.Lock())
         try:
             async with lock:
                 yield
         finally:
             statistics = lock.statistics()
             if not statistics.locked and not statistics.tasks_waiting:
-                self._locks.pop(key, None)
+                self._locks.pop(name, None)
+
+    def _measure(self, directory: Path) -> None:
+        """Take a directory that nobody writes to into account, or that it is gone."""
+        if count := _kept_bytes(directory):
+            self._idle[directory.name] = count
+        else:
+            self._idle.pop(directory.name, None)
 
 
 def _hashed(text: str) -> str:

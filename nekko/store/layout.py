@@ -5,8 +5,11 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from nekko.errors import ConfigInvalidError, StoreBusyError
 from nekko.oci.digest import Digest
@@ -110,6 +113,13 @@ class Layout:
         """
         os.utime(self.own / "lock")
 
+    def discard(self, name: str) -> Path | None:
+        """Move a directory from quarantine into the trash; give where it is now, or None if it is gone."""
+        try:
+            return (self.quarantine / name).rename(self.trash / f"quarantine-{name}")
+        except FileNotFoundError:
+            return None
+
     def lock(self) -> int:
         """Become the only writer; the file descriptor returned holds the lock until it is closed.
 
@@ -149,15 +159,22 @@ def replace_file(path: Path, content: bytes) -> os.stat_result:
     Returns:
         What the new file was just before it got its name.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(content)
         file.flush()
+        return os.fstat(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open what replaces a file when the block ends, as `replace_file` does; nothing does if it ends by an error."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
         os.fsync(file.fileno())
-        written = os.fstat(file.fileno())
     temporary.rename(path)
     sync_directory(path.parent)
-    return written
 
 
 def force_file(path: Path) -> None:

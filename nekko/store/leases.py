@@ -44,5 +44,10 @@ class Leases:
                 if not self._counts[digest]:
                     del self._counts[digest]
 
+    @property
+    def digests(self) -> frozenset[Digest]:
+        """Every digest that a lease keeps."""
+        return frozenset(self._counts)
+
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._counts

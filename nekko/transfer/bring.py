@@ -103,7 +103,7 @@ class Bringing:
         pull.blobs_done = len(required) - len(missing)
         pull.bytes_done = sum(item.size for item in required) - sum(d.size for d in missing)
         absent: set[Digest] = set()
-        with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
+        async with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
             await self._each(missing, partial(self._fetch, image, absent=absent))
         found = tuple(item for item in required if item.digest not in absent)
         return Brought(image.root, found, image.root.digest)
@@ -164,7 +164,9 @@ class Bringing:
 
         missing = {key: file for file in files.files if (key := key_of(file)) not in fetched}
         kept = {key: store.ingests.kept_bytes(key) for key in missing}
-        with store.capacity.reserve({k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}):
+        async with store.capacity.reserve(
+            {k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}
+        ):
             await self._each(list(missing.values()), bring)
         assembly = files.assemble([_stored(file, fetched[key_of(file)]) for file in files.files])
         root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))

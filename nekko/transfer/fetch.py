@@ -1,7 +1,7 @@
 """One blob from one remote into one ingest: open, drain, retry, prove, publish."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,6 +16,9 @@ from nekko.upstream.base import Remote, Validators
 
 log = logging.getLogger(__name__)
 
+STEP_BYTES = 4 << 20
+"""Reserved at a time where the size is unknown: so much more than comes may be asked for in the end."""
+
 
 async def fetch(
     remote: Remote,
@@ -25,13 +28,14 @@ async def fetch(
     ranges: Ranges,
     settings: Settings,
     received: Callable[[int], None],
-    expects: Callable[[int], None],
+    expects: Callable[[int], Awaitable[None]],
 ) -> Blob:
     """Bring a remote's bytes into an ingest and publish them.
 
     Args:
         received: Told of bytes as they arrive; may raise to end the transfer (the disk runs full).
-        expects: Told how many bytes are still to come, when the upstream says so; may raise (no room).
+        expects: Told how many bytes are still to come, when the upstream says so, else in steps, before they are
+            written; makes room, or raises (there is none).
 
     Raises:
         UpstreamError: The upstream's fault, after the tries that its kind allows.
@@ -71,7 +75,7 @@ async def fetch(
         may_refetch = False
 
 
-async def _drain(remote: Remote, arrival: Arrival, ranges: Ranges, expects: Callable[[int], None]) -> bool:
+async def _drain(remote: Remote, arrival: Arrival, ranges: Ranges, expects: Callable[[int], Awaitable[None]]) -> bool:
     """Drain one body from the frontier on; True if it is to go on from where the frontier is then."""
     ingest, progress = arrival.ingest, arrival.progress
     kept = Validators(ingest.state.etag, ingest.state.last_modified)
@@ -85,14 +89,31 @@ async def _drain(remote: Remote, arrival: Arrival, ranges: Ranges, expects: Call
         if remote.size is not None and size != remote.size:
             raise UpstreamContentError(f"{remote.where}: offers {size} bytes where {remote.size} are expected")
         if size is not None:
-            expects(size - ingest.present_bytes)
+            await expects(size - ingest.present_bytes)
         progress.size = size
         await ingest.note(size=size, etag=body.validators.etag, last_modified=body.validators.last_modified)
         if size is None:
-            await body.drain(ingest.write, arrival.progressed)
+            await body.drain(_Steps(ingest.write, expects), arrival.progressed)
             return False
         before = ingest.position
         await Crew(remote, body, arrival, size, ranges).drain()
     if ingest.position < size and ingest.position == before:
         raise UpstreamCutError(f"{remote.where}: ended after {ingest.position} of {size} bytes")
     return ingest.position < size
+
+
+class _Steps:
+    """Writes a body of unknown size: for each step, room is made before its first byte is written."""
+
+    def __init__(self, write: Callable[[memoryview], None], expects: Callable[[int], Awaitable[None]]) -> None:
+        self._write = write
+        self._expects = expects
+        self._left = 0
+
+    def __call__(self, chunk: memoryview) -> None:
+        """Write, in a worker thread; what was written before has been told as received."""
+        if len(chunk) > self._left:
+            self._left = max(STEP_BYTES, len(chunk))
+            trio.from_thread.run(self._expects, self._left)
+        self._write(chunk)
+        self._left -= len(chunk)

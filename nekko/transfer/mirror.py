@@ -100,6 +100,7 @@ class Mirror:
         """
         if reference.digest is not None:
             if (held := await self._manifests.get(reference.digest)) is not None:
+                self._store.uses.note_blob(held.digest)
                 return held, True
             if (found := await self._child(reference, reference.digest)) is not None:
                 return found, False
@@ -118,7 +119,7 @@ class Mirror:
         held = None if meaning is None else await self._manifests.get(meaning.root)
         if held is not None and meaning is not None and self._is_fresh(reference, meaning):
             if (content := self._store.catalog.held(locator.name)) is not None:
-                self._store.catalog.touch(content)
+                self._store.uses.note(content)
             if not meaning.is_held:
                 self._prefetch_again(locator)
             return held, True

@@ -97,7 +97,7 @@ class Pulls:
             return None
         if not self._store.catalog.is_durable(content):  # its pull is just forcing it to disk, or could not
             await self._store.catalog.sync()
-        self._store.catalog.touch(content)
+        self._store.uses.note(content)
         return PullResult(content, is_cached=True)
 
     def start(self, wish: Wish) -> Pull:
@@ -198,7 +198,7 @@ class Pulls:
                 assert held is not None
                 assert held.root is not None
                 store.catalog.forget(content)
-                store.catalog.touch(held)
+                store.uses.note(held)
                 store.catalog.set_meaning(naming.name, held.root.digest)
                 return PullResult(held, is_cached=True)
             bringing = Bringing(store, self._transfers, self._settings, pull, content, lease)
@@ -211,13 +211,13 @@ class Pulls:
                     return PullResult(content)
                 brought = await bringing.image(resolution, selection)
             store.catalog.complete(content, brought.root, brought.required, brought.answer)
+            complete = store.catalog.held(naming.name)
+            assert complete is not None
             await store.catalog.sync()
             store.index.changed()
         if held is not None:
             await store.index.flush_if_possible()
             await store.collect(digests_of(held))
-        complete = store.catalog.held(naming.name)
-        assert complete is not None
         log.info(
             "%s: complete, %s, %d bytes in %d blobs",
             wish.locator.where, brought.answer, complete.size, len(brought.required),

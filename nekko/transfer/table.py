@@ -5,11 +5,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import NekkoError, TransferAbandonedError, TransferError, UpstreamDeniedError, UpstreamNotFoundError
+from nekko.errors import (
+    NekkoError,
+    StorageFullError,
+    TransferAbandonedError,
+    TransferError,
+    UpstreamDeniedError,
+    UpstreamNotFoundError,
+)
 from nekko.oci.digest import Digest
 from nekko.store.content import Blob
 from nekko.store.store import Store
@@ -193,30 +201,32 @@ class Transfers:
             return Fetched(blob, Validators())
         try:
             return await self._fetch_missing(transfer, remote)
-        except Exception:
-            if self._store.capacity.is_full:  # the catalog needs room more than bytes that cannot become a blob
+        except Exception as error:
+            is_endless = isinstance(error, StorageFullError) and transfer.progress.size is None
+            if is_endless or self._store.capacity.is_full:  # others need room more than what cannot become a blob
                 await self._store.ingests.discard(transfer.key)
             raise
 
     async def _fetch_missing(self, transfer: Transfer, remote: Remote) -> Fetched:
         digest = remote.digest
         remaining = max(0, (remote.size or 0) - self._store.ingests.kept_bytes(transfer.key))
-        with self._store.capacity.reserve({transfer.key: remaining}):
-            async with self._store.ingests.open(
-                transfer.key, digest=digest, observe=lambda: tuple(transfer.observe())
-            ) as ingest:
-                if digest is not None and (blob := self._store.blobs.stat(digest)) is not None:
-                    return Fetched(blob, Validators())  # the transfer that was unwinding had all of it after all
+        async with (
+            self._store.capacity.reserve({transfer.key: remaining}),
+            self._store.ingests.open(transfer.key, digest=digest, observe=lambda: tuple(transfer.observe())) as ingest,
+        ):
+            if digest is not None and (blob := self._store.blobs.stat(digest)) is not None:
+                return Fetched(blob, Validators())  # the transfer that was unwinding had all of it after all
 
-                def received(count: int) -> None:
-                    self.received_by_host[remote.host] = self.received_by_host.get(remote.host, 0) + count
-                    self._store.capacity.spend(transfer.key, count)
+            def received(count: int) -> None:
+                self.received_by_host[remote.host] = self.received_by_host.get(remote.host, 0) + count
+                ingest.arrived(count)
+                self._store.capacity.spend(transfer.key, count)
 
-                blob = await fetch(
-                    remote, ingest, transfer.progress, ranges=self._ranges, settings=self._settings, received=received,
-                    expects=lambda size: self._store.capacity.grow(transfer.key, size),
-                )  # fmt: skip
-                validators = Validators(ingest.state.etag, ingest.state.last_modified)
+            blob = await fetch(
+                remote, ingest, transfer.progress, ranges=self._ranges, settings=self._settings, received=received,
+                expects=partial(self._store.capacity.grow, transfer.key),
+            )  # fmt: skip
+            validators = Validators(ingest.state.etag, ingest.state.last_modified)
         self._store.catalog.add_blob(blob)
         self.unique_bytes += blob.size
         return Fetched(blob, validators)

@@ -65,7 +65,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["content"] - common == {"/content/", "/content/{url}"}
     assert paths["registry"] - common == {"/v2/"}
     assert paths["files"] - common == {"/{sha256}"}
-    assert paths["admin"] - common == {"/metrics", "/admin/status"}
+    assert paths["admin"] - common == {"/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune"}
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:

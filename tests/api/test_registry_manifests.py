@@ -238,6 +238,7 @@ async def test_hit_by_tag_is_a_use(tmp_path: Path, far: FarEnd) -> None:
             assert content is not None
             used.append(content.last_used)
             await door.manifest()
+            await door.served.node.store.uses.write()
         assert used[0] < used[1]
 
 

@@ -31,7 +31,7 @@ def content(url: str = URL, *, state: str = "complete", present: int = 2048, **m
     return {
         "url": url, "name": url, "digest": DIGEST, "manifest": DIGEST, "size": 2048, "bytes_present": present,
         "state": state, "platform": "all", "files": [file], "created": "2026-01-01T00:00:00Z",
-        "updated": "2026-01-01T00:00:00Z", "last_used": "2026-01-01T00:00:00Z",
+        "updated": "2026-01-01T00:00:00Z", "last_used": "2026-01-01T00:00:00Z", "pinned": False,
     } | more  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def serving(far_end: FarEnd, server_class: type[ThreadingHTTPServer], address: A
                 self.end_headers()
                 self.wfile.write(encoded)
 
-        do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names are the library's
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names are the library's
 
         def address_string(self) -> str:
             return "client"
@@ -274,6 +274,7 @@ def status_body(**more: Any) -> dict[str, Any]:
     return {
         "version": "0.1.0", "uptime_seconds": 7300.5, "cache_dir": "/srv/cache",
         "disk": {"total_bytes": 10 << 30, "free_bytes": 5 << 30, "reserved_bytes": 0},
+        "budget": {"cache_bytes": 6 << 20, "max_cache_bytes": 8 << 20, "pinned_bytes": 1 << 20, "evicted": 4, "evicted_bytes": 5 << 20},
         "store": {"blobs": 3, "bytes": 4096, "contents": 1, "quarantined": 2}, "transfers": [], "pulls": [],
     } | more  # fmt: skip
 
@@ -290,7 +291,16 @@ def test_status_shows_disk_pulls_and_transfers(far_end: FarEnd) -> None:
     far_end.answers = lambda method, path, body: (200, status_body(pulls=[pull], transfers=[transfer]))
     done = ask(far_end, "status")
     assert done.returncode == 0
-    for part in ("up 2 h", "/srv/cache", "5.0 GiB free of 10.0 GiB", "2 quarantined", "25 %", "1/2", "2.0 KiB/s"):
+    for part in (
+        "up 2 h",
+        "/srv/cache",
+        "5.0 GiB free of 10.0 GiB",
+        "2 quarantined",
+        "of 8.0 MiB, 1.0 MiB pinned, 4 evicted",
+        "25 %",
+        "1/2",
+        "2.0 KiB/s",
+    ):
         assert part in done.stdout
     assert "u:p" not in done.stdout
     assert json.loads(ask(far_end, "status", "--json").stdout)["pulls"] == [pull]

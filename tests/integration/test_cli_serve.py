@@ -96,6 +96,52 @@ def test_pull_of_what_the_upstream_lacks_is_not_there(address: str, url: str) ->
     assert "404" in pulled.stderr
 
 
+def test_pinned_content_is_neither_evicted_nor_pruned(url: str, tmp_path: Path) -> None:
+    with daemon(tmp_path, "--max-cache-size", "8MiB") as address:
+
+        def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return nekko(*arguments, "--address", address)
+
+        others = [f"{url}?{number}" for number in range(3)]
+        assert ask("pin", url, others[2]).returncode == 0
+        for each in (url, *others[:2]):  # the bytes are the same, so give each its own
+            (tmp_path / "web/model.bin").write_bytes(os.urandom(3 << 20))
+            assert ask("pull", each).returncode == 0
+        listed = {content["url"]: content["pinned"] for content in json.loads(ask("ls", "--json").stdout)}
+        assert listed == {url: True, others[1]: False}, "the one that was used first made room"
+        assert "complete, pinned" in ask("ls").stdout
+        assert {pin["url"]: pin["held"] for pin in json.loads(ask("pin", "--json").stdout)} == {
+            url: True, others[2]: False
+        }  # fmt: skip
+        assert f"{others[2]}  not here" in ask("pin").stdout
+        assert "1 evicted (3.0 MiB)" in ask("status").stdout
+        told = ask("prune", "--unused-for", "0s", "--pattern", "http:*", "--dry-run").stdout
+        assert (others[1] in told, "1 would be removed, 3.0 MiB" in told, f"{url} " in told) == (True, True, False)
+        assert "1 removed, 3.0 MiB" in ask("prune", "--all").stdout
+        assert ask("unpin", url, others[2]).returncode == 0
+        pruned = json.loads(ask("prune", "--to-size", "0", "--json").stdout)
+        assert [item["name"] for item in pruned["items"]] == [url]
+        assert ask("pin").stdout.split() == ["PINNED", "STATE", "SINCE"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("prune",), "say what goes"),
+        (("prune", "--dry-run"), "say what goes"),
+        (("prune", "--all", "--unused-for", "1d"), "say what goes"),
+        (("prune", "--to-size", "many"), "'many' is not a size"),
+        (("prune", "--older-than", "1y"), "'1y' is not a duration"),
+        (("unpin",), "Missing argument"),
+        (("pin", "no-url"), "URL without a scheme"),
+    ],
+)
+def test_wrong_pins_and_prunes_are_wrong_usage(address: str, arguments: tuple[str, ...], reason: str) -> None:
+    done = nekko(*arguments, "--address", address)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
 def test_fsck_needs_the_daemon_stopped(address: str, tmp_path: Path) -> None:
     for known in (address, str(tmp_path / "no-socket")):  # found by asking, and else by the lock of the cache
         refused = nekko("fsck", "--address", known, "--cache-dir", str(tmp_path / "cache"))

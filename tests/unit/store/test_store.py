@@ -17,7 +17,6 @@ from nekko.errors import (
     ConfigInvalidError,
     DigestMismatchError,
     SizeMismatchError,
-    StorageFullError,
     StoreBusyError,
 )
 from nekko.oci import mediatype
@@ -25,7 +24,6 @@ from nekko.oci.artifact import file_artifact
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.store import fsck
-from nekko.store.capacity import Capacity
 from nekko.store.catalog import Catalog
 from nekko.store.content import Content, Naming, Required
 from nekko.store.layout import Layout
@@ -146,23 +144,6 @@ async def test_damaged_state_file_means_starting_over(store: Store) -> None:
     state_file.write_text('{"size":')
     async with store.ingests.open(str(DIGEST), digest=DIGEST) as ingest:
         assert ingest.position == 0
-
-
-async def test_full_disk_is_told_with_both_figures(tmp_path: Path) -> None:
-    capacity = Capacity(tmp_path, min_free_bytes=0)
-    free = capacity.statistics().free_bytes
-    with capacity.reserve({"a": free // 2}):
-        with capacity.reserve({"a": free // 2}):  # the same bytes, needed once
-            assert capacity.statistics().reserved_bytes == free // 2
-        with pytest.raises(StorageFullError) as caught, capacity.reserve({"b": free}):
-            pass
-        assert caught.value.needed_bytes == free
-        assert caught.value.free_bytes < free
-        capacity.spend("a", 1000)
-        assert capacity.statistics().reserved_bytes == free // 2 - 1000
-        with pytest.raises(StorageFullError):
-            capacity.grow("a", 2 * free)
-    assert capacity.statistics().reserved_bytes == 0
 
 
 # --- index.json --------------------------------------------------------------------------------------------------------

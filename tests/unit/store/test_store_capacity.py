@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nekko.errors import NekkoError, StorageBrokenError, StorageFullError
-from nekko.store.capacity import Capacity
+from tests.unit.store.test_capacity import Shelf, capacity
 
 
 def of_sqlite(path: Path, uri: str, statement: str) -> sqlite3.Error:
@@ -32,19 +32,19 @@ def of_sqlite(path: Path, uri: str, statement: str) -> sqlite3.Error:
     ],
 )
 def test_error_of_the_file_system_is_told(tmp_path: Path, number: int, kind: type[NekkoError | None]) -> None:
-    told = Capacity(tmp_path, min_free_bytes=0).told(OSError(number, os.strerror(number)))
+    told = capacity(tmp_path, Shelf(), None).told(OSError(number, os.strerror(number)))
     assert type(told) is kind
     assert told is None or str(told).startswith(f"{tmp_path}: ")
 
 
 def test_errors_of_sqlite_are_told(tmp_path: Path) -> None:
-    capacity = Capacity(tmp_path, min_free_bytes=0)
+    disk = capacity(tmp_path, Shelf(), None)
     path = tmp_path / "catalog"
     sqlite3.connect(path).close()
     read_only = of_sqlite(path, "file:{}?mode=ro", "CREATE TABLE t (x)")
-    assert type(capacity.told(read_only)) is StorageBrokenError
+    assert type(disk.told(read_only)) is StorageBrokenError
     mistaken = of_sqlite(path, "file:{}", "SELECT nothing")
-    assert capacity.told(mistaken) is None
+    assert disk.told(mistaken) is None
     path.write_bytes(b"no database" * 100)
     damaged = of_sqlite(path, "file:{}", "SELECT * FROM sqlite_master")
-    assert type(capacity.told(damaged)) is StorageBrokenError
+    assert type(disk.told(damaged)) is StorageBrokenError

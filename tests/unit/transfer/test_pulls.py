@@ -472,6 +472,7 @@ async def test_removal_keeps_what_another_content_needs(node: Node, registry: Fa
     await node.pulls.remove(registry.reference("v1").removeprefix("oci://"))
     assert Digest.of(LAYERS[0]).encoded not in blobs_on_disk(node)
     assert (await node.pull(registry.reference("v2"))).is_cached
+    await node.store.index.flush()
     assert names_in_index(node) == [registry.reference("v2").removeprefix("oci://")]
     await node.pulls.remove(registry.reference("v2").removeprefix("oci://"))
     assert blobs_on_disk(node) == set()
