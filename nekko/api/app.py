@@ -132,11 +132,9 @@ def build(
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 
     proving = BlobDoor(store.blobs, transfers, counters, is_proof_needed=False)  # its clients prove digests themselves
-    raw: dict[str, Asgi] = {
-        "files": BlobDoor(store.blobs, transfers, counters),
-        "registry": RegistryDoor(mirror, proving, counters, settings),
-    }
-    return Application(raw, quart, AtOnce(store, pulls, counters), RequestLog(counters))
+    registry = RegistryDoor(mirror, proving, counters, settings)
+    raw: dict[str, Asgi] = {"files": BlobDoor(store.blobs, transfers, counters), "registry": registry}
+    return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 
 def _door_of(path: str) -> str:

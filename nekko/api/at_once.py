@@ -1,4 +1,4 @@
-"""Answers given before any framework sees the request: small blobs, complete contents, liveness, and `/v2/`.
+"""Answers that are given before any framework sees the request: small blobs, manifests, complete contents, liveness.
 
 The server asks here with each request that is simple (`nekko.server.simple`). None sends it on to the doors, which
 give the same status, headers and body for it; this is only the shorter way. Everything here is synchronous and short.
@@ -9,12 +9,11 @@ removed, replaced or written to since is not answered from memory.
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nekko.api.blobs import PATH, headers_of
 from nekko.api.content import shown_at_once
-from nekko.api.registry.door import PING, VERSION
 from nekko.api.status import LIVE
 from nekko.errors import BlobUnknownError
 from nekko.metrics import Counters
@@ -49,11 +48,15 @@ class _Kept:
 class AtOnce:
     """Gives the answers that need no waiting."""
 
-    def __init__(self, store: Store, pulls: Pulls, counters: Counters) -> None:
+    def __init__(
+        self, store: Store, pulls: Pulls, registry: Callable[[str, str], Answer | None], counters: Counters
+    ) -> None:
+        """Ask `registry` with target and Accept for what is the registry door's."""
         self._store = store
         self._pulls = pulls
+        self._registry = registry
         self._counters = counters
-        self._fixed = {"/health/live": _json(LIVE), "/v2/": _json(PING, VERSION)}
+        self._live = _json(LIVE)
         self._blobs = SmallBlobs(store.blobs)
 
     def answer(self, door: str, target: str, accept: str) -> Answer | None:
@@ -64,10 +67,12 @@ class AtOnce:
                 self._counters.hits["files"] += 1
                 self._store.uses.note_blob(Digest("sha256", target[1:].lower()))
             return found
+        if door == "registry":
+            return self._registry(target, accept)
         if door == "content":
             body = shown_at_once(self._store, self._pulls, target, accept)
             return None if body is None else _json(body)
-        return self._fixed.get(target)
+        return self._live if target == "/health/live" else None
 
 
 class SmallBlobs:
@@ -115,7 +120,7 @@ class SmallBlobs:
             os.close(descriptor)
         if Digest.of(body) != digest:
             return None
-        head = _lines([*headers_of(digest), (b"content-length", b"%d" % len(body))])
+        head = lines([*headers_of(digest), (b"content-length", b"%d" % len(body))])
         kept = self._kept[target] = _Kept(str(self._source.path(digest)), file, Answer(head, body))
         self._room -= len(body) + OVERHEAD_BYTES
         while self._room < 0:
@@ -131,10 +136,10 @@ def _identity(found: os.stat_result) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _json(body: bytes, *headers: tuple[str, str]) -> Answer:
-    given = [("content-type", "application/json"), *headers, ("content-length", str(len(body)))]
-    return Answer(_lines((name.lower().encode(), value.encode()) for name, value in given), body)
+def _json(body: bytes) -> Answer:
+    return Answer(lines([(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]), body)
 
 
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write headers."""
     return b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -40,14 +40,21 @@ class Manifests:
         self._kept: OrderedDict[Digest, StoredManifest] = OrderedDict()
         self._kept_bytes = 0
 
+    def kept(self, digest: Digest) -> StoredManifest | None:
+        """Give a manifest that is in memory, if its blob still is in the store."""
+        kept = self._kept.get(digest)
+        if kept is None or self._store.blobs.stat(digest) is None:
+            return None
+        self._kept.move_to_end(digest)
+        return kept
+
     async def get(self, digest: Digest) -> StoredManifest | None:
         """Give a manifest; None if it is absent or damaged, and for a blob that is no manifest."""
+        if (kept := self.kept(digest)) is not None:
+            return kept
         blob = self._store.blobs.stat(digest)
         if blob is None or blob.size > self._settings.max_manifest_bytes:
             return None
-        if (kept := self._kept.get(digest)) is not None:
-            self._kept.move_to_end(digest)
-            return kept
         try:
             body = await self._store.blobs.read(digest)
             found = StoredManifest(digest, body, self._parse(body))

@@ -11,6 +11,7 @@ What a client shows as credentials is not passed on: upstreams are asked with th
 import logging
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import trio
@@ -70,6 +71,7 @@ class Mirror:
         self._pulls = pulls
         self._registries = registries
         self._settings = settings
+        self._permitted = lru_cache(maxsize=1024)(registries.check)
         self._manifests = Manifests(store, settings)
         self._host = PlatformSelection(frozenset({Platform.host()}))
         self._asked_in_vain: dict[str, float] = {}
@@ -81,7 +83,7 @@ class Mirror:
         Raises:
             UpstreamForbiddenError: The fetch policy says so.
         """
-        self._registries.check(reference)
+        self._permitted(reference)
 
     # --- manifests ---------------------------------------------------------------------------------------------------
 
@@ -105,6 +107,18 @@ class Mirror:
             if (found := await self._child(reference, reference.digest)) is not None:
                 return found, False
         return await self._named(reference)
+
+    def manifest_at_once(self, reference: Reference) -> StoredManifest | None:
+        """Give a manifest that `manifest` would give without reading or asking; None if it would do either."""
+        digest = reference.digest
+        if digest is None:
+            meaning = self._store.catalog.meaning(reference.name)
+            if meaning is None or not meaning.is_held or not self._is_fresh(reference, meaning):
+                return None
+            digest = meaning.root
+        if (found := self._manifests.kept(digest)) is not None:
+            self._store.uses.note_blob(digest)
+        return found
 
     async def child_for_host(self, reference: Reference, index: StoredManifest) -> StoredManifest | None:
         """Give the manifest for this node's platform out of an index, for clients that know no indexes."""

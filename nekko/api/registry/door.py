@@ -3,19 +3,29 @@
 import json
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import trio
 
+from nekko.api.at_once import Answer, lines
 from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
-from nekko.errors import AccessDeniedError, ManifestUnknownError, NekkoError, RequestInvalidError
+from nekko.errors import (
+    AccessDeniedError,
+    InvalidError,
+    ManifestUnknownError,
+    NekkoError,
+    RequestInvalidError,
+    UpstreamForbiddenError,
+)
 from nekko.metrics import Counters
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
 from nekko.oci.reference import Reference
+from nekko.transfer.manifests import StoredManifest
 from nekko.transfer.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -63,6 +73,23 @@ class RegistryDoor:
                 await asked.refuse(500, envelope("UNKNOWN", "internal error; the daemon's log says more"))
             nursery.cancel_scope.cancel()
 
+    def at_once(self, target: str, accept: str) -> Answer | None:
+        """Answer a simple GET of a manifest that is in memory, or a ping; None for what `__call__` is to answer."""
+        if target == f"{ROOT}/":
+            return _PING_AT_ONCE
+        reference, namespace = _manifest_asked_for(target, self.settings.default_registry)
+        if reference is None:
+            return None
+        try:
+            self.mirror.check(reference)
+        except UpstreamForbiddenError:
+            return None
+        found = self.mirror.manifest_at_once(reference)
+        if found is None or (reference.digest is None and found.parsed.is_index and not accepts_index(accept)):
+            return None
+        self.counters.hits["registry"] += 1
+        return Answer(lines(_head_of(_headers_of(found), len(found.body), namespace)), found.body)
+
     async def _answer(self, asked: "_Asked") -> None:
         route = asked.route
         if asked.scope["method"] not in METHODS:
@@ -96,13 +123,8 @@ class RegistryDoor:
         (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
-        etag = f'"{found.digest}"'
-        headers = [
-            ("Content-Type", found.parsed.media_type),
-            ("Docker-Content-Digest", str(found.digest)),
-            ("ETag", etag),
-        ]
-        if is_known(asked.headers.get("if-none-match"), etag):
+        headers = _headers_of(found)
+        if is_known(asked.headers.get("if-none-match"), f'"{found.digest}"'):
             await asked.answer(304, b"", headers)
         else:
             await asked.answer(200, found.body, headers)
@@ -160,12 +182,11 @@ class _Asked:
 
     @classmethod
     def of(cls, scope: dict[str, Any], send: Send) -> "_Asked":
-        query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
         headers: dict[str, str] = {}
         for raw_name, value in scope["headers"]:  # several lines of Accept are one list
             name = raw_name.decode("latin-1").lower()
             headers[name] = f"{headers[name]},{value.decode('latin-1')}" if name in headers else value.decode("latin-1")
-        return cls(scope, send, Route.parse(scope["path"]), query, headers)
+        return cls(scope, send, Route.parse(scope["path"]), _query_of(scope["query_string"].decode("latin-1")), headers)
 
     @property
     def is_of_web_page(self) -> bool:
@@ -178,12 +199,47 @@ class _Asked:
 
     async def answer(self, status: int, body: bytes, headers: Headers) -> None:
         """Send a whole answer; to a HEAD, all but its body."""
-        given = [*headers, VERSION, ("Content-Length", str(len(body)))] if status != 304 else [*headers, VERSION]
-        if (namespace := self.query.get("ns")) is not None and namespace.isprintable():
-            given.append(("OCI-Namespace", namespace))
-        encoded = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given]
-        await self.send({"type": "http.response.start", "status": status, "headers": encoded})
+        head = _head_of(headers, None if status == 304 else len(body), self.query.get("ns"))
+        await self.send({"type": "http.response.start", "status": status, "headers": head})
         await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
+
+
+def _query_of(text: str) -> dict[str, str]:
+    return {key: values[0] for key, values in parse_qs(text).items()}
+
+
+@lru_cache(maxsize=1024)
+def _manifest_asked_for(target: str, default_registry: str) -> tuple[Reference | None, str | None]:
+    """Read the target of a request for a manifest, and its namespace; None for any other."""
+    path, _, query = target.partition("?")
+    route, namespace = Route.parse(path), _query_of(query).get("ns")
+    if route.endpoint is not Endpoint.MANIFEST or not route.can_exist:
+        return None, None
+    try:
+        return route.reference(namespace, default_registry), namespace
+    except InvalidError:
+        return None, None
+
+
+def _headers_of(found: StoredManifest) -> Headers:
+    return [
+        ("Content-Type", found.parsed.media_type),
+        ("Docker-Content-Digest", str(found.digest)),
+        ("ETag", f'"{found.digest}"'),
+    ]
+
+
+def _head_of(headers: Headers, length: int | None, namespace: str | None) -> list[tuple[bytes, bytes]]:
+    """Add what every answer of this door has."""
+    given = [*headers, VERSION]
+    if length is not None:
+        given.append(("Content-Length", str(length)))
+    if namespace is not None and namespace.isprintable():
+        given.append(("OCI-Namespace", namespace))
+    return [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given]
+
+
+_PING_AT_ONCE = Answer(lines(_head_of([("Content-Type", JSON)], len(PING), None)), PING)
 
 
 def _limit(text: str | None) -> int:
