@@ -8,6 +8,7 @@ a slow reader behind it would look like a stalled one.
 import array
 import fcntl
 import os
+import select
 import termios
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,6 +20,10 @@ from nekko.errors import SizeMismatchError
 
 SLICE_BYTES = 32 << 20
 """Sent by one visit to a worker thread at most, so that many fast readers take turns."""
+QUICK_SECONDS = 0.005
+QUICK_MILLISECONDS = 1
+"""A reader that made room within the first of these times is waited for in the thread for the second: a hop to the loop
+and back for every megabyte would take longer than sending it."""
 
 T = TypeVar("T")
 
@@ -74,10 +79,13 @@ class SteadyStream(trio.abc.HalfCloseableStream):
         target = os.dup(self._open_descriptor())
         try:
             while offset < end:
+                waiting_since = trio.current_time()
                 await self._while_moving(self._stream.wait_send_all_might_not_block)
+                is_quick = trio.current_time() - waiting_since < QUICK_SECONDS
+                patience = QUICK_MILLISECONDS if is_quick else 0
                 slice_end = min(end, offset + SLICE_BYTES)
                 offset = await trio.to_thread.run_sync(
-                    _send_slice, target, descriptor, offset, slice_end, end, limiter=threads
+                    _send_slice, target, descriptor, offset, slice_end, end, patience, limiter=threads
                 )
         except (ConnectionError, TimeoutError) as error:
             raise PeerGoneError(str(error)) from error
@@ -126,12 +134,16 @@ class SteadyStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
 
-def _send_slice(target: int, descriptor: int, offset: int, slice_end: int, end: int) -> int:
-    """Send until the socket is full or the slice is done; give the new offset."""
+def _send_slice(target: int, descriptor: int, offset: int, slice_end: int, end: int, patience: int) -> int:
+    """Send until the socket stays full for `patience` milliseconds or the slice is done; give the new offset."""
+    room = select.poll()
+    room.register(target, select.POLLOUT)
     while offset < slice_end:
         try:
             sent = os.sendfile(target, descriptor, offset, slice_end - offset)
         except BlockingIOError:
+            if patience and room.poll(patience):
+                continue
             break
         if sent == 0:
             raise SizeMismatchError(expected=end, actual=offset)
