@@ -21,6 +21,9 @@ from tests.fault.matrix import Promise, Trial
 PIECE_SECONDS = 0.003
 """Between two pieces of a body: a pull takes long enough to be killed in the middle."""
 
+LONGEST_SECONDS = 0.2
+"""From what is acknowledged to the moment that is reached."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -76,17 +79,24 @@ class Mixture:
                     await self._read(client, name)
             assert not self.faults, "\n".join(self.faults)
 
+    async def reach(self, rng: random.Random) -> None:
+        """Wait, while others work, for a random moment; a slow machine has acknowledged as much by then."""
+        wanted = self.acknowledged + rng.randrange(5)
+        while self.acknowledged < wanted:
+            await trio.sleep(0.005)
+        await trio.sleep(rng.uniform(0, LONGEST_SECONDS))
+
     async def go_through(self) -> None:
         """Take every step with every name, one after the other."""
         async with self._client() as client:
             for name in (name for own in self.names for name in own):
-                for step in (self._refresh, self._read, self._remove, self._pull, self._read):
+                for step in (self._refresh, self._remove, self._pull, self._prune, self._pull, self._read):
                     with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # broken off, as it should be in doubt
                         await step(client, name)
 
     async def _worker(self, own: list[Name], rng: random.Random) -> None:
         steps: list[Callable[[httpx.AsyncClient, Name], Awaitable[None]]] = [
-            self._pull, self._pull, self._refresh, self._remove, self._read, self._read,
+            self._pull, self._pull, self._refresh, self._remove, self._prune, self._read, self._read,
         ]  # fmt: skip
         try:
             async with self._client() as client:
@@ -130,6 +140,19 @@ class Mixture:
         else:
             name.possible = [ABSENT]
             self.acknowledged += 1
+
+    async def _prune(self, client: httpx.AsyncClient, name: Name) -> None:
+        """Prune by a pattern that is the name; what is in use may stay."""
+        before, name.possible = name.possible, [*name.possible, ABSENT]
+        answer = await client.post("/admin/prune", json={"pattern": f"*{name.url.partition('://')[2]}"})
+        if answer.status_code in self.refusals:
+            return
+        if answer.status_code != 200:
+            self.faults.append(f"pruning of {name.url}: {answer.status_code} {answer.text}")
+            return
+        going_on = [state for state in before[1:] if state is not ABSENT]  # what is arriving stays, and may arrive
+        name.possible = [ABSENT, *going_on] if answer.json()["items"] else before
+        self.acknowledged += 1
 
     async def _read(self, client: httpx.AsyncClient, name: Name) -> None:
         """Ask for a name and its bytes. A pull that goes on after a start may replace them meanwhile: then once more."""

@@ -18,8 +18,6 @@ from tests.fault.partial import PartialPull
 pytestmark = pytest.mark.fault
 GROUP = "`kill -9`"
 WORKERS = 4
-LONGEST_SECONDS = 0.4
-"""Of work between two kills."""
 LIMIT_SECONDS = 60.0
 FSCK_EVERY = 25
 LAYER = random.Random(44).randbytes(4_000_000)
@@ -37,13 +35,13 @@ async def test_random_moments_of_mixed_work(
     kills, seed = request.config.getoption("--kills"), request.config.getoption("--seed")
     names = [[file_at(far, f"/f{n}"), image_at(far, f"v{n}")] for n in range(WORKERS)]
     mixture = Mixture(node, names)
-    trial.fault = f"{kills} random moments of mixed pulls, refreshes, deletes and reads (seed {seed})"
+    trial.fault = f"{kills} random moments of mixed pulls, refreshes, deletes, prunes and reads (seed {seed})"
     for count in range(kills):
         rng = random.Random(f"{seed}/{count}")
         with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mixture.work, f"{seed}/{count}")
-                await trio.sleep(rng.uniform(0, LONGEST_SECONDS))
+                await mixture.reach(rng)
                 await trio.to_thread.run_sync(node.stop, signal.SIGKILL)
             await trio.to_thread.run_sync(node.start)
         await mixture.check(trial)
