@@ -97,6 +97,15 @@ class RepositoryUnknownError(NotFoundError):
         self.name = name
 
 
+class BlobDamagedError(BlobUnknownError):
+    """A blob was found damaged just now, and is no longer in the store. `fault` says what was wrong."""
+
+    def __init__(self, digest: object, fault: str) -> None:
+        super().__init__(digest)
+        self.args = (f"blob {digest} was damaged ({fault}) and has been taken out of the store",)
+        self.fault = fault
+
+
 class ContentUnknownError(NotFoundError):
     """No content of that name is in the catalog."""
 

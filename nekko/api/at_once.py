@@ -19,6 +19,7 @@ from nekko.errors import BlobUnknownError
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.store.blobs import Blobs
+from nekko.store.identity import Identity, identity_of
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
 
@@ -41,7 +42,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class _Kept:
     path: str
-    file: tuple[int, ...]
+    file: Identity | None
     answer: Answer
 
 
@@ -92,7 +93,7 @@ class SmallBlobs:
         if kept is None:
             return self._take(target)
         try:
-            is_same = _identity(os.stat(kept.path)) == kept.file
+            is_same = identity_of(os.stat(kept.path)) == kept.file
         except OSError:
             is_same = False
         if not is_same:
@@ -113,15 +114,14 @@ class SmallBlobs:
         try:
             if blob.size > SMALL_BYTES:
                 return None
-            # Before the bytes: a write between the two makes the next look differ, never the other way round.
-            file = _identity(os.fstat(descriptor))
+            # The identity is from before the bytes: a write between the two makes the next look differ.
             body = os.pread(descriptor, blob.size, 0)
         finally:
             os.close(descriptor)
         if Digest.of(body) != digest:
             return None
         head = lines([*headers_of(digest), (b"content-length", b"%d" % len(body))])
-        kept = self._kept[target] = _Kept(str(self._source.path(digest)), file, Answer(head, body))
+        kept = self._kept[target] = _Kept(str(self._source.path(digest)), blob.identity, Answer(head, body))
         self._room -= len(body) + OVERHEAD_BYTES
         while self._room < 0:
             self._drop(next(iter(self._kept)))
@@ -129,11 +129,6 @@ class SmallBlobs:
 
     def _drop(self, target: str) -> None:
         self._room += len(self._kept.pop(target).answer.body) + OVERHEAD_BYTES
-
-
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    """Give what changes whenever a file is written to or replaced."""
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _json(body: bytes) -> Answer:

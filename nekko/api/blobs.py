@@ -20,6 +20,7 @@ from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
+from nekko.store.content import Blob
 from nekko.transfer.follow import follow
 from nekko.transfer.table import Transfer, Transfers
 
@@ -66,16 +67,18 @@ class BlobDoor:
             nursery.cancel_scope.cancel()
 
     async def _answer(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
-        if self.blobs.stat(digest) is not None:
-            self.counters.hits["files"] += 1
-            await self.send_stored(digest, scope, send)
-        elif (transfer := self.transfers.running(str(digest))) is not None:
+        if (transfer := self.transfers.running(str(digest))) is not None:
             self.counters.misses["files"] += 1
             async with self.transfers.join_running(transfer):
                 await self.send_arriving(transfer, digest, scope, send)
-        else:
+            return
+        try:
+            blob, descriptor = await self.blobs.open_proven(digest)
+        except NekkoError:
             self.counters.misses["files"] += 1
-            await _plain(send, 404, f"{digest} is not in the cache")
+            raise
+        self.counters.hits["files"] += 1
+        await _send_opened(blob, descriptor, scope, send)
 
     async def send_stored(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
         """Answer with a blob of the store.
@@ -83,28 +86,7 @@ class BlobDoor:
         Raises:
             RangeInvalidError, BlobUnknownError: Nothing was sent.
         """
-        blob, descriptor = self.blobs.open(digest)
-        try:
-            part = await send_head(digest, blob.size, scope, send)
-            if part is None:
-                return
-            sendfile = scope.get("state", {}).get(SENDFILE_KEY)
-            if part.size <= SMALL_BYTES:
-                body = os.pread(descriptor, part.size, part.start)
-                if len(body) < part.size:
-                    raise OSError(f"{digest}: its file ended {part.size - len(body)} bytes early")
-                await send({"type": "http.response.body", "body": body})
-                return
-            if sendfile is not None:
-                await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out
-                await sendfile(descriptor, part.start, part.size)
-            else:
-                async with aclosing(_chunks(descriptor, part)) as chunks:
-                    async for chunk in chunks:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            os.close(descriptor)
+        await _send_opened(*await self.blobs.open_proven(digest), scope, send)
 
     async def send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
         """Answer with a blob whose transfer the caller has joined; one that fails midway is broken off.
@@ -142,6 +124,31 @@ def headers_of(digest: Digest) -> list[tuple[bytes, bytes]]:
         (b"etag", f'"{digest}"'.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
         (b"docker-content-digest", str(digest).encode()),
     ]  # fmt: skip
+
+
+async def _send_opened(blob: Blob, descriptor: int, scope: dict[str, Any], send: Send) -> None:
+    digest = blob.digest
+    try:
+        part = await send_head(digest, blob.size, scope, send)
+        if part is None:
+            return
+        sendfile = scope.get("state", {}).get(SENDFILE_KEY)
+        if part.size <= SMALL_BYTES:
+            body = os.pread(descriptor, part.size, part.start)
+            if len(body) < part.size:
+                raise OSError(f"{digest}: its file ended {part.size - len(body)} bytes early")
+            await send({"type": "http.response.body", "body": body})
+            return
+        if sendfile is not None:
+            await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out
+            await sendfile(descriptor, part.start, part.size)
+        else:
+            async with aclosing(_chunks(descriptor, part)) as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        os.close(descriptor)
 
 
 async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

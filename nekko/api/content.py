@@ -103,6 +103,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counte
         return Response(b"", status=204)
 
     async def describe(content: Content) -> dict[str, Any]:
+        await store.missing(content)  # hashes what was written to; what is wrong is on disk no longer
         running = pulls.running(content.naming.name)
         return await trio.to_thread.run_sync(partial(_described, store, content, running))
 
@@ -119,6 +120,8 @@ def shown_at_once(store: Store, pulls: Pulls, target: str, accept: str) -> bytes
     except InvalidError:
         return None
     if content is None or len(content.required) > FEW_BLOBS or pulls.running(content.naming.name) is not None:
+        return None
+    if not store.is_proven(content):
         return None
     body = _described(store, content, None)
     if body["state"] != "complete":

@@ -98,6 +98,11 @@ CREATE TRIGGER blob_removed AFTER DELETE ON blobs
 CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blobs
  BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END
 """,
+    """
+CREATE TABLE proofs (
+    digest TEXT PRIMARY KEY REFERENCES blobs (digest) ON DELETE CASCADE, identity TEXT NOT NULL
+) WITHOUT ROWID
+""",
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
@@ -171,13 +176,16 @@ class Catalog:
     # --- blobs and edges ---------------------------------------------------------------------------------------------
 
     def add_blob(self, blob: Blob) -> None:
-        """Record a published blob."""
-        self._db.execute(
-            "INSERT INTO blobs (digest, size, created, last_used, is_loose)"
-            f" VALUES (:digest, :size, :now, :now, {_unnamed(':digest')})"
-            " ON CONFLICT (digest) DO UPDATE SET size = :size, created = :now, last_used = :now",
-            {"digest": str(blob.digest), "size": blob.size, "now": time.time()},
-        )
+        """Record a blob, as it was proven just now."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO blobs (digest, size, created, last_used, is_loose)"
+                f" VALUES (:digest, :size, :now, :now, {_unnamed(':digest')})"
+                " ON CONFLICT (digest) DO UPDATE SET size = :size, created = :now, last_used = :now",
+                {"digest": str(blob.digest), "size": blob.size, "now": time.time()},
+            )
+            if blob.identity is not None:
+                self._db.execute("INSERT OR REPLACE INTO proofs VALUES (?, ?)", (str(blob.digest), blob.identity))
 
     def add_edges(self, parent: Digest, children: Iterable[Digest], subject: Digest | None = None) -> None:
         """Record what a manifest in the store names, and what it refers to."""
@@ -199,12 +207,33 @@ class Catalog:
 
     def blob(self, digest: Digest) -> Blob | None:
         """Give the record of a blob."""
-        row = self._db.execute("SELECT size FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
-        return Blob(digest, row[0]) if row else None
+        row = self._db.execute(
+            "SELECT size, identity FROM blobs LEFT JOIN proofs USING (digest) WHERE digest = ?", (str(digest),)
+        ).fetchone()
+        return Blob(digest, *row) if row else None
 
     def blobs(self) -> list[Blob]:
         """Give every record; for checking the whole store."""
-        return [Blob(Digest.parse(d), size) for d, size in self._db.execute("SELECT digest, size FROM blobs")]
+        rows = self._db.execute("SELECT digest, size, identity FROM blobs LEFT JOIN proofs USING (digest)")
+        return [Blob(Digest.parse(digest), *rest) for digest, *rest in rows]
+
+    def blobs_of(self, content: Content) -> dict[Digest, Blob]:
+        """Give the records of all blobs that a content requires."""
+        rows = self._db.execute(
+            "SELECT digest, b.size, identity FROM required JOIN blobs b USING (digest) LEFT JOIN proofs USING (digest)"
+            " WHERE content = ?",
+            (content.id,),
+        )
+        blobs = (Blob(Digest.parse(digest), *rest) for digest, *rest in rows)
+        return {blob.digest: blob for blob in blobs}
+
+    def requiring(self, digest: Digest, *, limit: int = 8) -> list[Content]:
+        """Give complete contents that need a blob, for each knows a source of it; a few, where there are many."""
+        return self._many(
+            "id IN (SELECT c.id FROM required r JOIN contents c ON c.id = r.content WHERE r.digest = ? AND c.is_held"
+            " LIMIT ?)",
+            (str(digest), limit),
+        )
 
     def add_alias(self, name: str, digest: Digest) -> None:
         """Record another name of a blob's bytes, which a source gives before they are fetched."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
+from nekko.store.identity import Identity
 
 State = Literal["downloading", "partial", "failed", "complete"]
 """`partial`: interrupted, its parts are kept, nothing is running. `failed`: the same, and `error` says why."""
@@ -95,10 +96,11 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One proven blob."""
+    """One proven blob. `identity` is what its file had when it was proven; None if that was not recorded."""
 
     digest: Digest
     size: int
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)

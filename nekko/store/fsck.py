@@ -23,7 +23,8 @@ from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
 from nekko.store.catalog import Catalog
-from nekko.store.content import Blob, Naming, Pin, Required
+from nekko.store.content import Naming, Pin, Required
+from nekko.store.hashing import hash_file
 from nekko.store.index import (
     MAX_CHILDREN,
     MAX_MANIFEST_BYTES,
@@ -34,7 +35,7 @@ from nekko.store.index import (
     read_entries,
 )
 from nekko.store.layout import Layout
-from nekko.store.store import hash_file
+from nekko.store.quarantine import MAX_QUARANTINED_BYTES, keep, set_aside
 
 
 @dataclass(slots=True)
@@ -132,23 +133,24 @@ def _prove_blobs(layout: Layout, catalog: Catalog, report: Report) -> None:
         except InvalidError:
             report.notes.append(f"{path.relative_to(layout.root)}: not named by a digest, left alone")
             continue
+        recorded = known.pop(digest, None)
         try:
             found = hash_file(path, digest.algorithm)
         except OSError as error:  # a bad disk: the next run, or another disk, may read it
-            known.pop(digest, None)
             report.faults.append(f"{digest}: cannot be read: {error.strerror}")
             continue
-        recorded = known.pop(digest, None)
         if found.digest != digest:
-            place = layout.quarantine / f"{time.time_ns()}-{digest.algorithm}-{digest.encoded}"
-            place.mkdir()
-            path.rename(place / "data")
+            fault = f"its bytes hash to {found.digest}"
+            max_bytes = MAX_QUARANTINED_BYTES if catalog.requiring(digest) else None
             catalog.drop_blob(digest)
-            report.faults.append(f"{digest}: its bytes hash to {found.digest}; moved to quarantine")
+            place = set_aside(layout, path, name=f"{digest.algorithm}-{digest.encoded}")
+            keep(layout, place, fault, max_bytes=max_bytes)
+            report.faults.append(f"{digest}: {fault}; moved to quarantine")
             continue
-        if recorded is None or recorded.size != found.size:
-            catalog.add_blob(Blob(digest, found.size))
+        if recorded is None:
             report.notes.append(f"{digest}: was not in the catalog, taken up")
+        if recorded != found:
+            catalog.add_blob(found)
         report.blobs += 1
         report.bytes += found.size
     for digest in known:

@@ -35,12 +35,12 @@ from nekko.oci.digest import Digest
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob, Content
 from nekko.store.extents import Extent, cut, joined, total
+from nekko.store.identity import identity_of
 from nekko.store.layout import Layout, replace_file, sync_directory
+from nekko.store.locks import Locks
+from nekko.store.quarantine import keep, set_aside
 
 REHASH_BYTES = 4 << 20
-MAX_QUARANTINED = 16
-"""What failed its proof is kept for a look, but must not fill the disk: the newest few, up to a size each."""
-MAX_QUARANTINED_BYTES = 256 << 20
 
 
 class Observer(Protocol):
@@ -224,20 +224,15 @@ class Ingest:
         target = self._layout.blob(actual)
         target.parent.mkdir(exist_ok=True)
         (self._directory / "data").rename(target)
+        identity = identity_of(os.fstat(self._file))
         sync_directory(target.parent)
         shutil.rmtree(self._directory)
         self._has_holes = False
-        return Blob(actual, self.position)
+        return Blob(actual, self.position, identity)
 
     def _quarantine(self, reason: str) -> None:
-        quarantine = self._layout.quarantine
-        place = quarantine / f"{time.time_ns()}-{self._directory.name}"
-        replace_file(self._directory / "reason.json", json.dumps({"reason": reason, "size": self.position}).encode())
-        if self.position > MAX_QUARANTINED_BYTES:
-            (self._directory / "data").unlink()
-        self._directory.rename(place)
-        for old in sorted(entry for entry in quarantine.iterdir() if entry.is_dir())[:-MAX_QUARANTINED]:
-            shutil.rmtree(old)
+        keep(self._layout, set_aside(self._layout, self._directory / "data", name=self._directory.name), reason)
+        (self._directory / "state.json").unlink(missing_ok=True)
         os.close(self._file)
         self._file = -1
         self._open()
@@ -306,7 +301,7 @@ class Ingests:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._locks: dict[str, trio.Lock] = {}
+        self._locks = Locks()
         """By the name of the directory, as everything here."""
         self._open: dict[str, Ingest] = {}
         self._idle: dict[str, int] = {}
@@ -321,7 +316,7 @@ class Ingests:
         Leaving the block keeps the bytes for another time; an empty ingest leaves nothing behind.
         """
         directory = self._directory(key)
-        async with self._exclusive(key):
+        async with self._locks.hold(directory.name):
             ingest = Ingest(self._layout, directory, digest, observe)
             try:
                 await trio.to_thread.run_sync(ingest._open)
@@ -337,7 +332,7 @@ class Ingests:
 
     async def discard(self, key: str) -> None:
         """Remove what is kept of a key, after its writer has gone."""
-        async with self._exclusive(key):
+        async with self._locks.hold(self._directory(key).name):
             await trio.to_thread.run_sync(partial(shutil.rmtree, self._directory(key), ignore_errors=True))
             self._idle.pop(self._directory(key).name, None)
 
@@ -399,18 +394,6 @@ class Ingests:
         owner, mark, part = key.rpartition("#")
         name = f"{_hashed(owner)}-{_hashed(part)[:16]}" if mark else key.replace(":", "-", 1)
         return self._layout.ingests / name
-
-    @asynccontextmanager
-    async def _exclusive(self, key: str) -> AsyncIterator[None]:
-        name = self._directory(key).name
-        lock = self._locks.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            statistics = lock.statistics()
-            if not statistics.locked and not statistics.tasks_waiting:
-                self._locks.pop(name, None)
 
     def _measure(self, directory: Path) -> None:
         """Take a directory that nobody writes to into account, or that it is gone."""

@@ -177,11 +177,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def force_file(path: Path) -> None:
-    """Make a file that another process wrote, and its name, survive power loss."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_directory(path.parent)
+def force_file(descriptor: int, directory: Path) -> None:
+    """Make a file that another process wrote, and its name in a directory, survive power loss."""
+    os.fsync(descriptor)
+    sync_directory(directory)
 
 
 def sync_directory(path: Path) -> None:

@@ -19,7 +19,7 @@ from nekko.store.content import Blob, Content, Required, StoreStatistics
 from nekko.store.evict import Evictor
 from nekko.store.index import IndexFile, check_catalog
 from nekko.store.ingest import Ingests
-from nekko.store.layout import Layout, force_file
+from nekko.store.layout import Layout
 from nekko.store.leases import Leases
 from nekko.store.removal import DIRECTORIES, Item, Plan, Survey
 from nekko.store.uses import Uses
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 INGEST_KEPT_SECONDS = 7 * 24 * 3600.0
 """A partial download that nobody went on with for a week is given up at the next start."""
-HASH_BYTES = 4 << 20
 
 
 class Store:
@@ -58,9 +57,22 @@ class Store:
         blobs, size, contents = self.catalog.totals()
         return StoreStatistics(blobs, size, contents, sum(1 for _ in self.layout.quarantine.iterdir()))
 
-    def missing(self, content: Content) -> tuple[Required, ...]:
-        """Give the required blobs that are not on disk. One stat each, so for a worker thread."""
-        return tuple(item for item in content.required if not self.blobs.has_file(item.digest, item.size))
+    def is_proven(self, content: Content) -> bool:
+        """Tell whether all its blobs are here in the files that were proven; one look each, so for a content of few."""
+        recorded = self.catalog.blobs_of(content)
+        found = (recorded.get(item.digest) for item in content.required)
+        return all(blob is not None and self.blobs.has_proven_file(blob) for blob in found)
+
+    async def missing(self, content: Content) -> tuple[Required, ...]:
+        """Give the required blobs that are not here; files that are not the ones that were proven are hashed first."""
+        recorded = self.catalog.blobs_of(content)
+
+        def doubtful() -> list[Required]:
+            blobs = ((item, recorded.get(item.digest)) for item in content.required)
+            return [item for item, blob in blobs if blob is None or not self.blobs.has_proven_file(blob)]
+
+        found = await trio.to_thread.run_sync(doubtful)
+        return tuple([item for item in found if await self.blobs.prove(item.digest) is None])
 
     def present_bytes(self, item: Required) -> int:
         """Tell how many bytes of a required blob are on disk, proven or arriving. For a worker thread."""
@@ -82,24 +94,6 @@ class Store:
             await ingest.restart()
             await trio.to_thread.run_sync(ingest.write, memoryview(content))
             blob = await ingest.publish()
-        self.catalog.add_blob(blob)
-        return blob
-
-    async def adopt(self, digest: Digest) -> Blob | None:
-        """Take over a blob file that the catalog does not know, if its bytes are right.
-
-        The file is there when the daemon died between publishing and recording, or when another tool wrote it. Bytes
-        that fail the proof are removed: the name is wanted for the right ones.
-        """
-        path = self.layout.blob(digest)
-        if not path.exists():
-            return None
-        actual = await trio.to_thread.run_sync(hash_file, path, digest.algorithm)
-        if actual.digest != digest:
-            path.unlink()
-            return None
-        await trio.to_thread.run_sync(force_file, path)  # before a pull that rests on it is acknowledged
-        blob = Blob(digest, actual.size)
         self.catalog.add_blob(blob)
         return blob
 
@@ -254,16 +248,3 @@ def digests_of(content: Content) -> list[Digest]:
     """Give every digest a content keeps: its root first."""
     root = [content.root.digest] if content.root else []
     return [*root, *(item.digest for item in content.required)]
-
-
-def hash_file(path: Path, algorithm: str) -> Blob:
-    """Hash a file; blocking. Gives the digest and size found."""
-    hasher = Digest(algorithm, "").hasher()
-    size = 0
-    buffer = bytearray(HASH_BYTES)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(view[:count])
-            size += count
-    return Blob(Digest(algorithm, hasher.hexdigest()), size)

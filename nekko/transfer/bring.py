@@ -99,7 +99,7 @@ class Bringing:
         store.catalog.require(self.content, required)
         await store.catalog.sync()
 
-        missing = [d for d in walk.required if store.blobs.stat(d.digest) is None]
+        missing = [d for d in walk.required if await store.blobs.prove(d.digest) is None]
         pull.blobs_done = len(required) - len(missing)
         pull.bytes_done = sum(item.size for item in required) - sum(d.size for d in missing)
         absent: set[Digest] = set()
@@ -143,7 +143,7 @@ class Bringing:
 
         pull.parts = {key_of(file): Part(file.name, file.remote.digest, file.remote.size) for file in files.files}
         for file in files.files:
-            if (blob := self._held_under_alias(file)) is not None:
+            if (blob := await self._held_under_alias(file)) is not None:
                 fetched[key_of(file)] = Fetched(blob, Validators())
                 pull.count(blob)
         certain = [item for file in files.files if (item := _certain(file, fetched.get(key_of(file)))) is not None]
@@ -194,12 +194,12 @@ class Bringing:
         self.pull.count(fetched.blob)
         return fetched
 
-    def _held_under_alias(self, file: File) -> Blob | None:
+    async def _held_under_alias(self, file: File) -> Blob | None:
         """Give the blob that a file is, where only another name of its bytes tells."""
         if file.remote.digest is not None or file.known_as is None:
             return None
         digest = self.store.catalog.aliased(file.known_as)
-        return None if digest is None else self.store.blobs.stat(digest)
+        return None if digest is None else await self.store.blobs.prove(digest)
 
     async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
         """Work on all items, a limited number at a time; the first failure ends the others and is raised alone."""

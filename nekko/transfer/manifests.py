@@ -52,7 +52,7 @@ class Manifests:
         """Give a manifest; None if it is absent or damaged, and for a blob that is no manifest."""
         if (kept := self.kept(digest)) is not None:
             return kept
-        blob = self._store.blobs.stat(digest)
+        blob = await self._store.blobs.prove(digest)
         if blob is None or blob.size > self._settings.max_manifest_bytes:
             return None
         try:

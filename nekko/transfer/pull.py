@@ -93,7 +93,7 @@ class Pulls:
         content = self._store.catalog.held(wish.locator.name)
         if wish.refresh or content is None or not _selection_of(content).covers(wish.selection):
             return None
-        if await trio.to_thread.run_sync(partial(_is_incomplete, self._store, content)):
+        if await self._store.missing(content):
             return None
         if not self._store.catalog.is_durable(content):  # its pull is just forcing it to disk, or could not
             await self._store.catalog.sync()
@@ -235,7 +235,7 @@ class Pulls:
     async def _known(self, held: Content, where: str) -> Known | None:
         """Give what a conditional request needs, unless the held content is damaged and must be fetched again."""
         assert held.root is not None
-        if await trio.to_thread.run_sync(partial(_is_incomplete, self._store, held)):
+        if await self._store.missing(held):
             return None
         body = await self._store.blobs.read(held.root.digest)
         return Known(
@@ -245,7 +245,3 @@ class Pulls:
 
 def _selection_of(content: Content) -> PlatformSelection:
     return PlatformSelection.parse(content.platform)
-
-
-def _is_incomplete(store: Store, content: Content) -> bool:
-    return bool(store.missing(content))

@@ -197,7 +197,7 @@ class Transfers:
 
     async def _fetch(self, transfer: Transfer, remote: Remote) -> Fetched:
         digest = remote.digest
-        if digest is not None and (blob := self._store.blobs.stat(digest) or await self._store.adopt(digest)):
+        if digest is not None and (blob := await self._store.blobs.prove(digest)) is not None:
             return Fetched(blob, Validators())
         try:
             return await self._fetch_missing(transfer, remote)

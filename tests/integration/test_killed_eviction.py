@@ -53,7 +53,7 @@ async def evict(cache: Path, steps: int) -> int:
 
 def whole_ones(node: Node) -> list[str]:
     contents = node.store.catalog.page(after="", limit=100)
-    assert all(each.state == "complete" and not node.store.missing(each) for each in contents)
+    assert all(each.state == "complete" and node.store.is_proven(each) for each in contents)
     return [each.naming.name for each in contents]
 
 

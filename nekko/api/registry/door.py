@@ -132,7 +132,7 @@ class RegistryDoor:
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
         digest, scope, send = asked.route.digest, asked.scope, asked.send
         blobs, transfers = self.blobs, self.blobs.transfers
-        if blobs.blobs.stat(digest) is not None:
+        if await blobs.blobs.prove(digest) is not None:
             self.counters.hits["registry"] += 1
             await blobs.send_stored(digest, scope, send)
             return

@@ -249,11 +249,11 @@ async def test_catalog_of_a_later_version_is_refused(tmp_path: Path) -> None:
 async def test_blob_file_that_the_catalog_lacks_is_adopted_if_it_is_right(store: Store) -> None:
     store.layout.blob(DIGEST).write_bytes(BODY)
     assert store.blobs.stat(DIGEST) is None
-    assert await store.adopt(DIGEST) is not None
+    assert await store.blobs.prove(DIGEST) is not None
     assert store.blobs.stat(DIGEST) is not None
     wrong = Digest.of(b"right")
     store.layout.blob(wrong).write_bytes(b"wrong")
-    assert await store.adopt(wrong) is None
+    assert await store.blobs.prove(wrong) is None
     assert not store.layout.blob(wrong).exists()
 
 

@@ -41,7 +41,7 @@ async def fill(node: Node, far: FarEnd, names: str = "abcd") -> None:
 def held(node: Node) -> str:
     """Give the names of the files that are complete and whole."""
     contents = node.store.catalog.page(after="", limit=100)
-    whole_ones = [each for each in contents if each.state == "complete" and not node.store.missing(each)]
+    whole_ones = [each for each in contents if each.state == "complete" and node.store.is_proven(each)]
     return "".join(each.naming.url.rpartition("/")[2] for each in whole_ones)
 
 
