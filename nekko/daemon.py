@@ -24,6 +24,7 @@ from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
+from nekko.transfer.repair import Repairs
 from nekko.transfer.table import Transfers
 from nekko.upstream.resolve import Upstreams
 
@@ -64,7 +65,8 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
-                application = app.build(store, transfers, pulls, mirror, Counters(), settings, access)
+                repairs = Repairs(nursery, store, transfers, upstreams, settings)
+                application = app.build(store, transfers, pulls, mirror, repairs, Counters(), settings, access)
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)

@@ -260,6 +260,15 @@ class TransferAbandonedError(TransferError):
     """It was cancelled: by DELETE, by shutdown, or because the last waiter left."""
 
 
+class RepairError(TransferError):
+    """A damaged blob could not be fetched again; another try asks its sources again."""
+
+    def __init__(self, digest: object, cause: NekkoError) -> None:
+        super().__init__(f"blob {digest} was damaged, and could not be fetched again: {cause}")
+        self.digest = digest
+        self.retry_after_seconds: float | None = getattr(cause, "retry_after_seconds", None)
+
+
 class HostError(NekkoError):
     """The host refused an operation (socket, file system, kernel)."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def flip(path: Path) -> None:
     """Change one byte in the middle."""
-    _writable(path)
+    change_mode(path)
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         byte = file.read(1)[0]
@@ -24,19 +24,19 @@ def flip_unseen(path: Path) -> None:
 
 def truncate(path: Path) -> None:
     """Cut the last byte off."""
-    _writable(path)
+    change_mode(path)
     os.truncate(path, path.stat().st_size - 1)
 
 
 def empty(path: Path) -> None:
     """Cut everything off."""
-    _writable(path)
+    change_mode(path)
     os.truncate(path, 0)
 
 
 def extend(path: Path) -> None:
     """Append a byte."""
-    _writable(path)
+    change_mode(path)
     with path.open("ab") as file:
         file.write(b"x")
 
@@ -73,11 +73,11 @@ DAMAGE: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def _writable(path: Path) -> None:
-    """Make a file writable, at a later time than it was changed before.
+def change_mode(path: Path, mode: int = 0o644) -> None:
+    """Change the mode of a file, at a later time than it was changed before.
 
     Before Linux 6.13 two changes within one tick of some milliseconds have one time.
     """
     before = path.stat().st_ctime_ns
     while path.stat().st_ctime_ns == before:
-        path.chmod(0o644)
+        path.chmod(mode)

@@ -16,6 +16,7 @@ from nekko.store.store import Store, open_store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.ranges import Tuning
+from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.table import Transfers
 from nekko.upstream.base import Remote
@@ -36,6 +37,7 @@ class Node:
     transfers: Transfers
     pulls: Pulls
     mirror: Mirror
+    repairs: Repairs
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -81,5 +83,6 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         transfers = Transfers(nursery, store, settings, tuning)
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
-        yield Node(settings, store, client, transfers, pulls, mirror)
+        repairs = Repairs(nursery, store, transfers, upstreams, settings)
+        yield Node(settings, store, client, transfers, pulls, mirror, repairs)
         nursery.cancel_scope.cancel()

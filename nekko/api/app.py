@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from quart import Response, request
@@ -26,6 +27,7 @@ from nekko.metrics import Counters
 from nekko.store.store import Store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
+from nekko.transfer.repair import Repairs
 from nekko.transfer.table import Transfers
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def build(
     transfers: Transfers,
     pulls: Pulls,
     mirror: Mirror,
+    repairs: Repairs,
     counters: Counters,
     settings: Settings,
     access: Access,
@@ -131,9 +134,10 @@ def build(
         log.error("unexpected error in a request", exc_info=error)
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 
-    proving = BlobDoor(store.blobs, transfers, counters, is_proof_needed=False)  # its clients prove digests themselves
+    blobs = BlobDoor(store.blobs, transfers, repairs, counters)
+    proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(mirror, proving, counters, settings)
-    raw: dict[str, Asgi] = {"files": BlobDoor(store.blobs, transfers, counters), "registry": registry}
+    raw: dict[str, Asgi] = {"files": blobs, "registry": registry}
     return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 

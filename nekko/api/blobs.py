@@ -1,7 +1,7 @@
 """Blobs by their hash: GET and HEAD of `/<64 hex>`, raw ASGI because Quart would copy every byte.
 
-A blob in the store is sent by sendfile where the connection can, else in chunks read by threads. One that is just
-arriving is streamed while it grows; its last bytes wait for the proof.
+A blob in the store is sent by sendfile where the connection can, else in chunks read by threads; one that is damaged
+is fetched again first. One that is just arriving is streamed while it grows; its last bytes wait for the proof.
 """
 
 import logging
@@ -15,13 +15,15 @@ from typing import Any
 import trio
 
 from nekko.api.peer import SENDFILE_KEY
-from nekko.errors import BlobUnknownError, NekkoError, RangeInvalidError
+from nekko.api.responses import retry_of
+from nekko.errors import BlobUnknownError, NekkoError, RangeInvalidError, RepairError
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
 from nekko.store.content import Blob
 from nekko.transfer.follow import follow
+from nekko.transfer.repair import Repairs
 from nekko.transfer.table import Transfer, Transfers
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class BlobDoor:
 
     blobs: Blobs
     transfers: Transfers
+    repairs: Repairs
     counters: Counters
     is_proof_needed: bool = True
 
@@ -62,6 +65,9 @@ class BlobDoor:
                 await self._answer(digest, scope, send)
             except RangeInvalidError as error:
                 await _plain(send, 416, str(error), [(b"content-range", f"bytes */{error.size}".encode())])
+            except RepairError as error:
+                headers = [(name.lower().encode(), value.encode()) for name, value in retry_of(error).items()]
+                await _plain(send, 503, str(error), headers)
             except NekkoError as error:
                 await _plain(send, 404 if isinstance(error, BlobUnknownError) else 502, str(error))
             nursery.cancel_scope.cancel()
@@ -73,7 +79,7 @@ class BlobDoor:
                 await self.send_arriving(transfer, digest, scope, send)
             return
         try:
-            blob, descriptor = await self.blobs.open_proven(digest)
+            blob, descriptor = await self.repairs.open(digest)
         except NekkoError:
             self.counters.misses["files"] += 1
             raise
@@ -84,9 +90,9 @@ class BlobDoor:
         """Answer with a blob of the store.
 
         Raises:
-            RangeInvalidError, BlobUnknownError: Nothing was sent.
+            RangeInvalidError, BlobUnknownError, RepairError: Nothing was sent.
         """
-        await _send_opened(*await self.blobs.open_proven(digest), scope, send)
+        await _send_opened(*await self.repairs.open(digest), scope, send)
 
     async def send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
         """Answer with a blob whose transfer the caller has joined; one that fails midway is broken off.

@@ -27,6 +27,7 @@ PROBLEMS: Mapping[type[NekkoError], int] = {
     errors.UpstreamThrottledError: 503,
     errors.UpstreamTimeoutError: 504,
     errors.UpstreamError: 502,
+    errors.RepairError: 503,
     errors.NekkoError: 500,
 }
 """The nearest class of an error's ancestry decides."""
@@ -66,11 +67,15 @@ def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None 
 
 
 def error_response(error: NekkoError) -> Response:
-    """Answer with an error, with Retry-After where the upstream asked for one."""
-    headers = {}
-    if isinstance(error, errors.UpstreamThrottledError):
-        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds or 60))
-    return problem_response(problem_of(error), headers)
+    """Answer with an error, and say when to come again where that helps."""
+    return problem_response(problem_of(error), retry_of(error))
+
+
+def retry_of(error: NekkoError) -> Mapping[str, str]:
+    """Give the header Retry-After where the error is one that may be over later."""
+    if isinstance(error, errors.UpstreamThrottledError | errors.RepairError):
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds or 60))}
+    return {}
 
 
 def time_text(seconds: float) -> str:

@@ -29,7 +29,7 @@ async def ask(
 
     scope = {"type": "http", "method": "GET", "path": f"/{digest.encoded}",
              "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()]}  # fmt: skip
-    await BlobDoor(node.store.blobs, node.transfers, Counters())(scope, _never, send)
+    await BlobDoor(node.store.blobs, node.transfers, node.repairs, Counters())(scope, _never, send)
     body = b"".join(message.get("body", b"") for message in messages[1:])
     return messages[0]["status"], body, not messages[-1].get("more_body", False)
 

@@ -50,7 +50,9 @@ async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
     quick: dict[str, Any] = {"address": ("127.0.0.1:0",), "graceful_stop_seconds": 0.5}
     settings = replace(node.settings, **quick | changes)
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
-    application = app.build(node.store, node.transfers, node.pulls, node.mirror, Counters(), settings, Access(settings))
+    application = app.build(
+        node.store, node.transfers, node.pulls, node.mirror, node.repairs, Counters(), settings, Access(settings)
+    )
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

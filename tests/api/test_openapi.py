@@ -47,7 +47,14 @@ def described() -> set[tuple[str, str]]:
 
 async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
     built = app.build(
-        node.store, node.transfers, node.pulls, node.mirror, Counters(), node.settings, Access(node.settings)
+        node.store,
+        node.transfers,
+        node.pulls,
+        node.mirror,
+        node.repairs,
+        Counters(),
+        node.settings,
+        Access(node.settings),
     )
     routes = {
         # A list with and without its last slash is one route here; HEAD and OPTIONS come with every GET.

@@ -15,7 +15,7 @@ from nekko.store.content import Blob
 from nekko.store.hashing import STEP_BYTES, hash_file
 from nekko.store.quarantine import MAX_QUARANTINED
 from nekko.store.store import Store, open_store
-from tests.damage import DAMAGE, flip
+from tests.damage import DAMAGE, change_mode, flip
 
 BODY = random.Random(11).randbytes(200_000)
 DIGEST = Digest.of(BODY)
@@ -85,7 +85,7 @@ def move_and_link(path: Path) -> None:
 
 
 HARMLESS: dict[str, Callable[[Path], object]] = {
-    "chmod": lambda path: path.chmod(0o644),
+    "chmod": change_mode,
     "link": lambda path: path.with_name("link").hardlink_to(path),
     "touch": os.utime,
     "copied": copy_over,
@@ -106,7 +106,7 @@ async def test_file_that_changed_with_right_bytes_is_hashed_once(
 
 
 async def test_many_readers_of_a_changed_file_share_one_hash(store: Store) -> None:
-    store.blobs.path(DIGEST).chmod(0o400)
+    change_mode(store.blobs.path(DIGEST), 0o400)
     bodies = []
 
     async def reader() -> None:
@@ -120,7 +120,7 @@ async def test_many_readers_of_a_changed_file_share_one_hash(store: Store) -> No
 
 
 async def test_reader_that_leaves_while_it_hashes_hands_on_to_the_next(store: Store) -> None:
-    store.blobs.path(DIGEST).chmod(0o400)
+    change_mode(store.blobs.path(DIGEST), 0o400)
     with trio.CancelScope() as scope:
         scope.cancel()
         await read(store)
@@ -182,7 +182,7 @@ async def test_fsck_records_what_it_has_proven(tmp_path: Path) -> None:
     async with open_store(tmp_path, min_free_bytes=0) as store:
         await store.publish_bytes(BODY, DIGEST)
         store.catalog.add_edges(Digest.of(b"a manifest"), [DIGEST])  # or fsck would remove it
-        store.blobs.path(DIGEST).chmod(0o400)
+        change_mode(store.blobs.path(DIGEST), 0o400)
     assert fsck.run(tmp_path, rebuild=False).is_clean
     async with open_store(tmp_path, min_free_bytes=0) as store:
         assert await read(store) == BODY
