@@ -25,7 +25,9 @@ from nekko.store.store import open_store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
+from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
+from nekko.transfer.verify import Verifier
 from nekko.upstream.resolve import Upstreams
 
 log = logging.getLogger(__name__)
@@ -66,13 +68,18 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
                 repairs = Repairs(nursery, store, transfers, upstreams, settings)
-                application = app.build(store, transfers, pulls, mirror, repairs, Counters(), settings, access)
+                scrub = Scrub(
+                    store.catalog, Verifier(store, repairs),
+                    interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
+                )  # fmt: skip
+                application = app.build(store, transfers, pulls, mirror, repairs, scrub, Counters(), settings, access)
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await pulls.resume()
+                nursery.start_soon(scrub.run)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)

@@ -48,6 +48,14 @@ class Snapshot:
     quarantined: int
     disk_available_bytes: int
     disk_reserved_bytes: int
+    proven_again: int
+    damaged: int
+    repaired: int
+    repairs_failed: int
+    scrub_running: bool
+    scrub_bytes: int
+    scrub_faults: int
+    scrub_finished: float | None
 
 
 def exposition(counters: Counters, snapshot: Snapshot) -> bytes:
@@ -64,7 +72,7 @@ class _Collected:
 
     def collect(self) -> Iterable[Metric]:
         s = self.snapshot
-        gauges = {
+        gauges: dict[str, tuple[str, float]] = {
             "nekko_transfers_running": ("Transfers under way", s.transfers_running),
             "nekko_pulls_running": ("Pulls under way", s.pulls_running),
             "nekko_blobs": ("Blobs in the cache", s.blobs),
@@ -77,6 +85,10 @@ class _Collected:
         }
         if s.max_cache_bytes is not None:
             gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
+        gauges["nekko_scrub_running"] = ("Whether the scrub is at work", int(s.scrub_running))
+        if s.scrub_finished is not None:
+            text = "End of the last complete scrub, in seconds since the epoch"
+            gauges["nekko_scrub_finished_timestamp_seconds"] = (text, s.scrub_finished)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
         outcomes = CounterMetricFamily("nekko_transfers", "Transfers ended", labels=["outcome"])
@@ -92,6 +104,16 @@ class _Collected:
         )
         yield CounterMetricFamily("nekko_evictions", "Contents, blobs and partial downloads that made room", s.evicted)
         yield CounterMetricFamily("nekko_evicted_bytes", "Bytes of room that evictions made", s.evicted_bytes)
+        yield CounterMetricFamily(
+            "nekko_proven_again", "Files that had changed, were hashed before use and are right", s.proven_again
+        )
+        yield CounterMetricFamily("nekko_damaged", "Blobs found damaged or gone", s.damaged)
+        repairs = CounterMetricFamily("nekko_repairs", "Damaged blobs fetched again", labels=["outcome"])
+        repairs.add_metric(["repaired"], s.repaired)
+        repairs.add_metric(["failed"], s.repairs_failed)
+        yield repairs
+        yield CounterMetricFamily("nekko_scrub_bytes", "Bytes that the scrub has proven", s.scrub_bytes)
+        yield CounterMetricFamily("nekko_scrub_faults", "Blobs that the scrub has found wrong", s.scrub_faults)
         for name, counter, text in (
             ("nekko_hits", self.counters.hits, "Requests answered from the cache"),
             ("nekko_misses", self.counters.misses, "Requests for what was not in the cache, or not whole"),

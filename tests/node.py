@@ -18,7 +18,9 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.ranges import Tuning
 from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullResult, Wish
+from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
+from nekko.transfer.verify import Verifier
 from nekko.upstream.base import Remote
 from nekko.upstream.client import HttpClient
 from nekko.upstream.remote import HttpRemote
@@ -38,6 +40,7 @@ class Node:
     pulls: Pulls
     mirror: Mirror
     repairs: Repairs
+    scrub: Scrub
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -84,5 +87,6 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
-        yield Node(settings, store, client, transfers, pulls, mirror, repairs)
+        scrub = Scrub(store.catalog, Verifier(store, repairs), interval_seconds=3600.0, bytes_per_second=0)
+        yield Node(settings, store, client, transfers, pulls, mirror, repairs, scrub)
         nursery.cancel_scope.cancel()

@@ -28,6 +28,7 @@ from nekko.store.store import Store
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
+from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def build(
     pulls: Pulls,
     mirror: Mirror,
     repairs: Repairs,
+    scrub: Scrub,
     counters: Counters,
     settings: Settings,
     access: Access,
@@ -107,7 +109,7 @@ def build(
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(admin.build(store, settings, access))
-    quart.register_blueprint(status.build(store, transfers, pulls, counters))
+    quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, counters))
 
     @quart.before_request
     async def check_door() -> None:

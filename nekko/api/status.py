@@ -10,12 +10,14 @@ from quart import Blueprint, Response, request
 from nekko import __version__
 from nekko.api import openapi
 from nekko.api.peer import peer_of
-from nekko.api.responses import json_body, json_response
+from nekko.api.responses import json_body, json_response, time_text
 from nekko.config.doors import DOORS
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
+from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullStatistics
+from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
 
 LIVE = json_body({"status": "live"})
@@ -24,7 +26,9 @@ HEALTH = "/health              /health/live: the process turns; /health/ready: t
 DESCRIPTION = "/openapi.json        this API, described for programs"
 
 
-def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) -> Blueprint:
+def build(
+    store: Store, transfers: Transfers, pulls: Pulls, repairs: Repairs, scrub: Scrub, counters: Counters
+) -> Blueprint:
     """Make the routes."""
     door = Blueprint("status", __name__)
     started = time.monotonic()
@@ -68,6 +72,9 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
             pinned_bytes=await store.pinned_bytes(), evicted=store.evictor.contents,
             evicted_bytes=store.evictor.bytes, contents=held.contents, quarantined=held.quarantined,
             disk_available_bytes=capacity.available_bytes, disk_reserved_bytes=capacity.reserved_bytes,
+            proven_again=store.blobs.proven_again, damaged=store.blobs.damaged, repaired=repairs.repaired,
+            repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
+            scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -89,6 +96,11 @@ def build(store: Store, transfers: Transfers, pulls: Pulls, counters: Counters) 
                 "evicted_bytes": store.evictor.bytes,
             },
             "store": asdict(store.statistics()),
+            "health": {
+                "proven_again": store.blobs.proven_again, "damaged": store.blobs.damaged,
+                "repaired": repairs.repaired, "repairs_failed": repairs.failed,
+            },
+            "scrub": _scrub(scrub),
             "transfers": running,
             "pulls": [_pull(each) for each in pulls.statistics()],
         })  # fmt: skip
@@ -101,3 +113,11 @@ def _pull(statistics: PullStatistics) -> dict[str, Any]:
     described = asdict(statistics) | {"state": "downloading"}
     del described["arriving"]
     return described
+
+
+def _scrub(scrub: Scrub) -> dict[str, Any]:
+    state = scrub.state
+    times = {"due": state.due if scrub.is_on else None, "started": state.started, "finished": state.finished}
+    told = {name: None if seconds is None else time_text(seconds) for name, seconds in times.items()}
+    counts = {"position": state.position, "blobs": state.blobs, "faults": state.faults, "repaired": state.repaired}
+    return {**told, **counts, "bytes_since_start": scrub.bytes}

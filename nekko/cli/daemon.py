@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -126,6 +127,7 @@ def _print_status(told: dict[str, Any]) -> None:
         f"{words.size(budget['pinned_bytes'])} pinned, "
         f"{budget['evicted']} evicted ({words.size(budget['evicted_bytes'])})"
     )
+    click.echo(f"scrub  {_scrub_words(told['scrub'], datetime.now(UTC))}")
     if not told["pulls"] and not told["transfers"]:
         click.echo("no pulls, no transfers")
         return
@@ -138,6 +140,19 @@ def _print_status(told: dict[str, Any]) -> None:
         click.echo()
         heads = ("TRANSFER", "HOST", "DONE", "SIZE", "SPEED", "WAITERS", "ATTEMPT", "TIME")
         print_table(heads, [_transfer_row(transfer) for transfer in told["transfers"]])
+
+
+def _scrub_words(scrub: dict[str, Any], now: datetime) -> str:
+    counts = f"{scrub['blobs']} blobs, {scrub['faults']} wrong, {scrub['repaired']} repaired"
+    last = f"last one {words.age(scrub['finished'], now)}" if scrub["finished"] else "none yet"
+    if scrub["started"]:
+        return f"running since {words.age(scrub['started'], now).removesuffix(' ago')}: {counts}; {last}"
+    if scrub["finished"]:
+        last += f": {counts}"
+    if scrub["due"] is None:
+        return f"off; {last}"
+    left = (datetime.fromisoformat(scrub["due"]) - now).total_seconds()
+    return f"next one in {words.duration(max(0.0, left))}; {last}"
 
 
 def _pull_row(pull: dict[str, Any]) -> tuple[str, ...]:

@@ -101,6 +101,14 @@ def size_text(size_bytes: int) -> str:
     return str(size_bytes)
 
 
+def duration_text(seconds: float) -> str:
+    """Give the shortest text that `duration` reads as exactly this."""
+    for unit, length in sorted(_DURATIONS.items(), key=lambda item: -item[1]):
+        if seconds and unit not in ("", "w") and seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:g}"
+
+
 def bandwidth(value: str) -> int:
     """Read bytes a second as `size` does, 0 for no limit."""
     if 0 < (found := size(value)) < MIN_BANDWIDTH_BYTES:

@@ -141,6 +141,14 @@ class Settings:
         key="maxCacheSize", read=grammar.size,
     )  # fmt: skip
 
+    scrub_interval_seconds: float = setting(
+        30 * 86400.0, "how often every byte of the cache is proven again in the background: 30d, 12h; 0 for never",
+        key="scrubInterval", read=grammar.duration,
+    )  # fmt: skip
+    scrub_bandwidth_bytes: int = setting(
+        50 * MIB, "bytes read a second for that; 0 for no limit", key="scrubBandwidth", read=grammar.bandwidth
+    )
+
     # --- the registry door
     default_registry: str = setting(
         "docker.io", "the registry of names without one at the registry door", read=grammar.registry

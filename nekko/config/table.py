@@ -75,6 +75,8 @@ def default_texts(declaration: Declaration) -> list[str]:
         return list(value)
     if declaration.name.endswith("_bytes"):
         return [grammar.size_text(value)]
+    if declaration.read is grammar.duration:
+        return [grammar.duration_text(value)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
 
 

@@ -8,7 +8,7 @@ from it again.
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +32,8 @@ TRIES = 3
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Not blocking, lest a named pipe that somebody put there holds up everything; it changes nothing for a file."""
 
-Pace = Callable[[int], Awaitable[None]]
-"""Told of bytes that were hashed; may take its time."""
+Pace = Callable[[int], float]
+"""Told how many bytes were hashed; gives how many seconds to wait before the next."""
 
 
 class Blobs:
@@ -135,7 +135,7 @@ class Blobs:
         return blob
 
     async def examine(self, digest: Digest, *, pace: Pace) -> Blob:
-        """Hash a blob's file, whatever is known of it.
+        """Hash a blob's file, whatever is known of it, at a pace that ends when somebody waits for it.
 
         Raises:
             BlobUnknownError: There is no such file, and none is recorded.
@@ -210,7 +210,8 @@ class Blobs:
         try:
             while count := await trio.to_thread.run_sync(hashing.step, limiter=self._threads):
                 if pace is not None:
-                    await pace(count)
+                    with trio.move_on_after(pace(count)):  # whoever wants to read the blob ends the pauses
+                        await self._proving.wait_wanted(str(digest))
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise

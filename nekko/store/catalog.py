@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -102,6 +102,9 @@ CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blobs
 CREATE TABLE proofs (
     digest TEXT PRIMARY KEY REFERENCES blobs (digest) ON DELETE CASCADE, identity TEXT NOT NULL
 ) WITHOUT ROWID
+""",
+    """
+CREATE TABLE journal (what TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID
 """,
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
@@ -235,6 +238,17 @@ class Catalog:
             (str(digest), limit),
         )
 
+    def expected(self, *, after: str, limit: int) -> list[Digest]:
+        """Give what should be in the store, by digest: every blob, and what complete contents require."""
+        rows = self._db.execute(
+            "SELECT digest FROM blobs WHERE digest > :after"
+            " UNION SELECT r.digest FROM required r JOIN contents c ON c.id = r.content"
+            " WHERE c.is_held AND r.digest > :after"
+            " ORDER BY digest LIMIT :limit",
+            {"after": after, "limit": limit},
+        )
+        return [Digest.parse(row[0]) for row in rows]
+
     def add_alias(self, name: str, digest: Digest) -> None:
         """Record another name of a blob's bytes, which a source gives before they are fetched."""
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (name, str(digest)))
@@ -267,6 +281,17 @@ class Catalog:
     def blob_bytes(self) -> int:
         """Give the bytes of all blobs."""
         return int(self._db.execute("SELECT bytes FROM totals").fetchone()[0])
+
+    # --- work that outlasts this process -----------------------------------------------------------------------------
+
+    def note(self, what: str, state: Mapping[str, object]) -> None:
+        """Record how far some long work is."""
+        self._db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?)", (what, json.dumps(state)))
+
+    def noted(self, what: str) -> Mapping[str, Any] | None:
+        """Give what was recorded last."""
+        row = self._db.execute("SELECT state FROM journal WHERE what = ?", (what,)).fetchone()
+        return json.loads(row[0]) if row else None
 
     # --- contents ----------------------------------------------------------------------------------------------------
 

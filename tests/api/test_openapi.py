@@ -52,6 +52,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.pulls,
         node.mirror,
         node.repairs,
+        node.scrub,
         Counters(),
         node.settings,
         Access(node.settings),

@@ -276,6 +276,10 @@ def status_body(**more: Any) -> dict[str, Any]:
         "disk": {"total_bytes": 10 << 30, "free_bytes": 5 << 30, "reserved_bytes": 0},
         "budget": {"cache_bytes": 6 << 20, "max_cache_bytes": 8 << 20, "pinned_bytes": 1 << 20, "evicted": 4, "evicted_bytes": 5 << 20},
         "store": {"blobs": 3, "bytes": 4096, "contents": 1, "quarantined": 2}, "transfers": [], "pulls": [],
+        "scrub": {
+            "due": "2999-01-01T00:00:00Z", "started": None, "finished": None, "position": "", "blobs": 0, "faults": 0,
+            "repaired": 0, "bytes_since_start": 0,
+        },
     } | more  # fmt: skip
 
 
