@@ -27,6 +27,7 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
+from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
 from nekko.upstream.resolve import Upstreams
 
@@ -68,11 +69,15 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
                 repairs = Repairs(nursery, store, transfers, upstreams, settings)
+                verifier = Verifier(store, repairs)
                 scrub = Scrub(
-                    store.catalog, Verifier(store, repairs),
+                    store.catalog, verifier,
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
-                application = app.build(store, transfers, pulls, mirror, repairs, scrub, Counters(), settings, access)
+                application = app.build(
+                    store, transfers, pulls, mirror, repairs, scrub, Verifications(nursery, verifier), Counters(),
+                    settings, access,
+                )  # fmt: skip
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)

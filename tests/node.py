@@ -20,6 +20,7 @@ from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
+from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
 from nekko.upstream.base import Remote
 from nekko.upstream.client import HttpClient
@@ -41,6 +42,7 @@ class Node:
     mirror: Mirror
     repairs: Repairs
     scrub: Scrub
+    verifications: Verifications
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -87,6 +89,8 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
-        scrub = Scrub(store.catalog, Verifier(store, repairs), interval_seconds=3600.0, bytes_per_second=0)
-        yield Node(settings, store, client, transfers, pulls, mirror, repairs, scrub)
+        verifier = Verifier(store, repairs)
+        scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
+        verifications = Verifications(nursery, verifier)
+        yield Node(settings, store, client, transfers, pulls, mirror, repairs, scrub, verifications)
         nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, content, status
+from nekko.api import admin, content, status, verify
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -30,6 +30,7 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.table import Transfers
+from nekko.transfer.verification import Verifications
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def build(
     mirror: Mirror,
     repairs: Repairs,
     scrub: Scrub,
+    verifications: Verifications,
     counters: Counters,
     settings: Settings,
     access: Access,
@@ -109,6 +111,7 @@ def build(
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(admin.build(store, settings, access))
+    quart.register_blueprint(verify.build(store, verifications, settings, access))
     quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, counters))
 
     @quart.before_request

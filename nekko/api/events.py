@@ -42,9 +42,9 @@ def response(pull: Pull | None, content: Content, describe: Describe) -> Respons
 async def _of_content(content: Content, describe: Describe) -> AsyncIterator[bytes]:
     body = await describe(content)
     if body["state"] == "failed":
-        yield _event("failed", body["error"])
+        yield event_of("failed", body["error"])
     else:
-        yield _event("complete" if body["state"] == "complete" else "partial", body)
+        yield event_of("complete" if body["state"] == "complete" else "partial", body)
 
 
 async def _of_pull(pull: Pull, describe: Describe) -> AsyncIterator[bytes]:
@@ -56,20 +56,21 @@ async def _of_pull(pull: Pull, describe: Describe) -> AsyncIterator[bytes]:
         progress = _progress(pull, statistics)
         if progress != told:
             told, told_at = progress, time.monotonic()
-            yield _event("progress", progress | speed.told(statistics))
+            yield event_of("progress", progress | speed.told(statistics))
         elif time.monotonic() - told_at > KEEP_ALIVE_SECONDS:
             told_at = time.monotonic()
             yield b": still here\n\n"
         with trio.move_on_after(INTERVAL_SECONDS):
             await pull.done.wait()
     if pull.result is not None:
-        yield _event("complete", await describe(pull.result.content))
+        yield event_of("complete", await describe(pull.result.content))
     else:
         error = pull.error or TransferAbandonedError(f"{pull.wish.locator.where}: the pull was cancelled")
-        yield _event("failed", problem_of(error))
+        yield event_of("failed", problem_of(error))
 
 
-def _event(name: str, body: dict[str, Any]) -> bytes:
+def event_of(name: str, body: dict[str, Any]) -> bytes:
+    """Write one event."""
     return f"event: {name}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 

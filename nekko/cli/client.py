@@ -92,6 +92,26 @@ class Pending:
         finally:
             self._connection.close()
 
+    def events(self) -> Iterator[tuple[str, Any]]:
+        """Give the events of the answer, each by its name with its data, as they arrive.
+
+        Raises:
+            CommandError: The connection broke, or the answer is an error, or is not nekko's.
+        """
+        try:
+            with self._connection.getresponse() as response:
+                if not _is_ours(response):
+                    _not_ours()
+                if response.status >= 400:
+                    Answer(response.status, json.loads(response.read())).checked()
+                yield from _events_of(response)
+        except (OSError, HTTPException) as error:
+            raise _broken(error) from error
+        except ValueError:
+            _not_ours()
+        finally:
+            self._connection.close()
+
 
 class Daemon:
     """The first of several addresses that takes a connection."""
@@ -164,7 +184,7 @@ class Daemon:
             # Closed here, not when it is forgotten: a finalizer would swallow the interrupt that comes meanwhile.
             with connection.getresponse() as response:
                 if response.status == 200 and _is_ours(response):
-                    yield from _progress_of(response)
+                    yield from (told for event, told in _events_of(response) if event == "progress")
         except (OSError, HTTPException, ValueError):
             return
         finally:
@@ -219,14 +239,14 @@ def _open(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
     return opened
 
 
-def _progress_of(response: HTTPResponse) -> Iterator[Mapping[str, Any]]:
+def _events_of(response: HTTPResponse) -> Iterator[tuple[str, Any]]:
     event = ""
     for line in response:
         key, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
         if key == "event":
             event = value
-        elif key == "data" and event == "progress":
-            yield json.loads(value)
+        elif key == "data":
+            yield event, json.loads(value)
 
 
 def _is_ours(response: HTTPResponse) -> bool:

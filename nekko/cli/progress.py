@@ -44,8 +44,8 @@ class Steps:
 
 
 @contextmanager
-def progress_for(url: str, *, as_json: bool) -> Iterator[Progress]:
-    """Open the display that suits the output; leaving the block ends it."""
+def progress_for(url: str, *, as_json: bool, doing: str = "pulling") -> Iterator[Progress]:
+    """Open the display that suits the output; leaving the block ends it. `url` may be any other name."""
     if as_json:
         yield _JsonLines(url)
     elif sys.stderr.isatty():
@@ -53,13 +53,18 @@ def progress_for(url: str, *, as_json: bool) -> Iterator[Progress]:
         with shown.bars:
             yield shown
     else:
-        click.echo(f"{url}: pulling", err=True)
+        click.echo(f"{url}: {doing}", err=True)
         yield _PlainLines(url)
 
 
 def write_event(event: str, url: str, fields: Mapping[str, Any]) -> None:
+    """Write an event of a pull as a line of JSON."""
+    write_line({"event": event, "url": url} | dict(fields))
+
+
+def write_line(fields: Mapping[str, Any]) -> None:
     """Write one line of JSON, at once."""
-    click.echo(json.dumps({"event": event, "url": url} | dict(fields), ensure_ascii=False))
+    click.echo(json.dumps(fields, ensure_ascii=False))
 
 
 class _JsonLines:

@@ -10,7 +10,7 @@ DOORS: Mapping[str, str] = {
     "content": "/content/            pull a URL, list; /content/<base64 of the URL> shows and removes",
     "registry": "/v2/                 pull images through: containerd, podman, skopeo, docker",
     "files": "/<sha256>            a file by its hash",
-    "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning",
+    "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning, verifying",
 }
 """Every door, with its line of the front page."""
 

@@ -53,6 +53,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.mirror,
         node.repairs,
         node.scrub,
+        node.verifications,
         Counters(),
         node.settings,
         Access(node.settings),
@@ -73,7 +74,9 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["content"] - common == {"/content/", "/content/{url}"}
     assert paths["registry"] - common == {"/v2/"}
     assert paths["files"] - common == {"/{sha256}"}
-    assert paths["admin"] - common == {"/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune"}
+    assert paths["admin"] - common == {
+        "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
+    }  # fmt: skip
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
