@@ -118,7 +118,7 @@ async def test_client_that_leaves_ends_it(served: Served, far: FarEnd, caplog: p
     await node.pull(far.on("/last", whole(last)))
     for body in (first, last):
         flip(node.store.layout.blob(Digest.of(body)))
-    with caplog.at_level("INFO", "nekko.api.app"), trio.fail_after(20):
+    with caplog.at_level("INFO", "nekko.api.request_log"), trio.fail_after(20):
         async with served.client.stream("POST", "/admin/verify", json={}) as answer:
             async for line in answer.aiter_lines():
                 if line.startswith("data: ") and json.loads(line.removeprefix("data: "))["bytes"]:
