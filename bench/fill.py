@@ -8,6 +8,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.mediatype import OCI_MANIFEST
 from nekko.sources.locator import parse_locator
 from nekko.store.content import Blob, Naming, Required
+from nekko.store.identity import identity_of
 from nekko.store.store import Store, open_store
 
 BLOBS_EACH = 10
@@ -39,8 +40,9 @@ def _add(store: Store, number: int) -> Filled:
 
 
 def _publish(store: Store, body: bytes) -> Blob:
-    blob = Blob(Digest.of(body), len(body))
     # Not as an ingest, whose forces to disk would take hours for a million.
-    store.layout.blob(blob.digest).write_bytes(body)
+    path = store.layout.blob(Digest.of(body))
+    path.write_bytes(body)
+    blob = Blob(Digest.of(body), len(body), identity_of(path.stat()))
     store.catalog.add_blob(blob)
     return blob

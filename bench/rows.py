@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from bench import cold, serving, size, small
+from bench import cold, serving, size, small, verify
 from bench.measure import Row
 from bench.site import Site
 
@@ -16,6 +16,7 @@ ROWS: Mapping[str, Callable[[Site], Row]] = {
     "serve-64": serving.to(64, 0.6),
     "small": small.requests,
     "latency": small.latency,
+    "verify": verify.verify,
     "memory": size.memory,
     "start": size.start,
     "million": size.million,
