@@ -21,6 +21,9 @@ What may go, and what that frees, is worked out on paper (`removal`), for a rese
 the order of last `uses`) and for somebody who asks (`prune`); the store carries the plan out, but for what has come
 into use since.
 
+A blob is used only through `blobs`, which compares its file with what it was when its bytes were proven (`identity`),
+hashes it where the two differ (`hashing`), and sets it aside if it is wrong (`quarantine`).
+
 This room never talks to a network, and nothing outside it writes below the cache directory. Blocking work happens in
 threads, in steps that cancellation cannot cut in half; decisions about what to keep are made in sync steps in the
 trio thread, so no other task can see them half made.

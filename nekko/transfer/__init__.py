@@ -8,5 +8,8 @@ the daemon's nursery as well, and is cancelled only by DELETE or shutdown, so a 
     pull ─┬─ resolve (upstream) ─ walk the graph ─ reserve space ─ join transfers ─ publish the root ─ record the name
           └─ join ── transfer ── slot ─ open (upstream) ─ drain into the ingest ─ prove ─ publish
 
+A *repair* brings a damaged blob again as exactly its bytes; `Repairs.open` is how a door opens a blob for serving. The
+*scrub* and *verifications* hash what is stored, and have repaired what is wrong.
+
 Tables change only inside sync steps, so no task sees them half changed.
 """
