@@ -84,15 +84,7 @@ class BlobDoor:
             self.counters.misses["files"] += 1
             raise
         self.counters.hits["files"] += 1
-        await _send_opened(blob, descriptor, scope, send)
-
-    async def send_stored(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
-        """Answer with a blob of the store.
-
-        Raises:
-            RangeInvalidError, BlobUnknownError, RepairError: Nothing was sent.
-        """
-        await _send_opened(*await self.repairs.open(digest), scope, send)
+        await send_opened(blob, descriptor, scope, send)
 
     async def send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
         """Answer with a blob whose transfer the caller has joined; one that fails midway is broken off.
@@ -107,7 +99,7 @@ class BlobDoor:
             await progress.moved.wait()
         if transfer.done.is_set():
             await transfer.wait()
-            await self.send_stored(digest, scope, send)
+            await send_opened(*await self.repairs.open(digest), scope, send)
             return
         assert progress.size is not None
         part = await send_head(digest, progress.size, scope, send)
@@ -132,7 +124,12 @@ def headers_of(digest: Digest) -> list[tuple[bytes, bytes]]:
     ]  # fmt: skip
 
 
-async def _send_opened(blob: Blob, descriptor: int, scope: dict[str, Any], send: Send) -> None:
+async def send_opened(blob: Blob, descriptor: int, scope: dict[str, Any], send: Send) -> None:
+    """Answer with a blob that `Repairs.open` gave; closes its file.
+
+    Raises:
+        RangeInvalidError: Nothing was sent.
+    """
     digest = blob.digest
     try:
         part = await send_head(digest, blob.size, scope, send)

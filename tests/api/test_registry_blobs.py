@@ -9,7 +9,8 @@ import trio.testing
 
 from nekko.oci.digest import Digest
 from tests.api.registry_door import CONFIG, LAYERS, Door, code_of, open_door
-from tests.fakes.far_end import FarEnd, status, whole
+from tests.damage import flip
+from tests.fakes.far_end import FarEnd, far_end, status, whole
 
 LAYER = LAYERS[0]
 
@@ -207,3 +208,25 @@ async def test_blob_that_lost_its_file_is_fetched_again(tmp_path: Path, far: Far
         door.served.node.store.layout.blob(Digest.of(LAYER)).unlink()
         assert await read_all(door) == LAYER
         assert door.asked(LAYER) == ["GET", "GET"]
+
+
+async def test_damaged_blob_comes_from_its_source_whatever_registry_is_named(tmp_path: Path, far: FarEnd) -> None:
+    async with open_door(tmp_path, far) as door, far_end("127.0.0.2") as other:
+        await door.manifest()
+        await door.whole()
+        flip(door.served.node.store.layout.blob(Digest.of(LAYERS[0])))
+        answer = await door.client.get(f"/v2/{other.host}/some/thing/blobs/{Digest.of(LAYERS[0])}")
+        assert (answer.status_code, answer.content) == (200, LAYERS[0])
+        assert other.requests == []
+
+
+async def test_damaged_blob_comes_from_the_named_registry_when_its_source_has_it_no_more(
+    tmp_path: Path, far: FarEnd
+) -> None:
+    file = far.on("/f", whole(LAYERS[0]))
+    async with open_door(tmp_path, far) as door:
+        assert (await door.served.post({"url": file})).status_code == 201
+        far.on("/f", status(404))
+        flip(door.served.node.store.layout.blob(Digest.of(LAYERS[0])))
+        assert await read_all(door) == LAYERS[0]
+        assert door.asked(LAYERS[0]) == ["GET"]

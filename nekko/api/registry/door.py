@@ -10,14 +10,16 @@ from urllib.parse import parse_qs, urlencode
 import trio
 
 from nekko.api.at_once import Answer, lines
-from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head
+from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head, send_opened
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import (
     AccessDeniedError,
+    BlobUnknownError,
     InvalidError,
     ManifestUnknownError,
     NekkoError,
+    RepairError,
     RequestInvalidError,
     UpstreamForbiddenError,
 )
@@ -132,15 +134,20 @@ class RegistryDoor:
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
         digest, scope, send = asked.route.digest, asked.scope, asked.send
         blobs, transfers = self.blobs, self.blobs.transfers
-        if await blobs.blobs.prove(digest) is not None:
-            self.counters.hits["registry"] += 1
-            await blobs.send_stored(digest, scope, send)
-            return
-        self.counters.misses["registry"] += 1
         if (transfer := transfers.running(str(digest))) is not None:
+            self.counters.misses["registry"] += 1
             async with transfers.join_running(transfer):
                 await blobs.send_arriving(transfer, digest, scope, send)
-        elif scope["method"] == "HEAD":
+            return
+        try:
+            opened = await blobs.repairs.open(digest)
+        except (BlobUnknownError, RepairError):  # the registry that the client names may have it all the same
+            self.counters.misses["registry"] += 1
+        else:
+            self.counters.hits["registry"] += 1
+            await send_opened(*opened, scope, send)
+            return
+        if scope["method"] == "HEAD":
             await send_head(digest, await self.mirror.blob_size(reference, digest), scope, send)
         else:
             async with transfers.join(await self.mirror.remote(reference, digest)) as transfer:
