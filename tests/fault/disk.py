@@ -5,6 +5,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ _NO_LOG_FLUSH = 2
 """What was not forced to disk is lost, as if the power had gone. Source: Linux, fs/ext4/ext4.h."""
 OPTIONS = "noauto_da_alloc,commit=300,errors=remount-ro"
 """Nothing is forced to disk but what the daemon asks for, and an error of the file system makes it read-only."""
+
+RELEASE_SECONDS = 20.0
 
 
 @dataclass
@@ -33,11 +36,20 @@ class Disk:
     def cache(self) -> Path:
         return self.root / "cache"
 
+    @property
+    def _in_kernel(self) -> Path:
+        return Path("/sys/fs/ext4") / Path(self.device).name
+
     def mount(self) -> None:
         _run("mount", "-t", "ext4", "-o", OPTIONS, self.device, str(self.root))
 
     def unmount(self) -> None:
+        """Unmount, and wait until the kernel lets go of the file system: other mount namespaces may hold it a while."""
         _run("umount", str(self.root))
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while self._in_kernel.exists():
+            assert time.monotonic() < deadline, f"{self.device}: another mount namespace holds it"
+            time.sleep(0.01)
 
     @contextmanager
     def filled(self, *, room: int) -> Iterator[None]:
@@ -65,8 +77,7 @@ class Disk:
 
     def break_down(self) -> None:
         """Let the file system find an error in itself, on which it becomes read-only."""
-        name = Path(self.device).name
-        Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("found by a test")
+        (self._in_kernel / "trigger_fs_error").write_text("found by a test")
 
     def repair(self) -> None:
         """Check the file system, which is not mounted."""

@@ -138,7 +138,7 @@ async def test_large_layer(trial: Trial, tmp_path: Path, far: FarEnd, name: str)
 
 def segments(body: bytes, **faults: int) -> Answer:
     """Answer with a body that may be fetched by several connections, each of them slow."""
-    return whole(body, headers={"Accept-Ranges": "bytes"}, pace=lambda: Pace(40e6), **faults)  # type: ignore[arg-type]
+    return whole(body, headers={"Accept-Ranges": "bytes"}, pace=lambda: Pace(8e6), **faults)  # type: ignore[arg-type]
 
 
 def until_left(answer: Answer) -> Answer:
