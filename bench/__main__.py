@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> int:
     about = f"{datetime.date.today()}, {os.cpu_count()} cores, {options.mib} MiB, median of {options.rounds} rounds"  # noqa: DTZ011 - a heading
     print(f"{about}\n\n{HEAD}", flush=True)
     done: list[Measured] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that far ends and files go too
     with Site(options.mib << 20, options.directory) as site:
         for name in options.row or ROWS:
             started = time.monotonic()
