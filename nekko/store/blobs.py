@@ -237,8 +237,8 @@ class Blobs:
 
 
 def _make_read_only(descriptor: int) -> None:
-    """Take back what `chmod` gave others: nobody should write to a blob. A file of somebody else's stays as it is."""
+    """Take back what `chmod` did: nobody writes to a blob, its owner may read it. Others' files stay as they are."""
     found = os.fstat(descriptor)
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & 0o222 and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-        os.fchmod(descriptor, mode & ~0o222)
+    mode = (stat.S_IMODE(found.st_mode) | 0o440) & 0o444
+    if mode != stat.S_IMODE(found.st_mode) and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        os.fchmod(descriptor, mode)

@@ -119,6 +119,7 @@ async def test_without_prefetch_only_the_root_is_brought(tmp_path: Path, far: Fa
         assert content.state == "partial"
         assert (await door.manifest(Digest.of(IMAGE))).content == IMAGE
         assert (await door.blob(LAYERS[0])).content == LAYERS[0]
+        await door.settled()
         await door.served.node.pulls.remove(f"{door.name}:v1")
         assert not list((door.served.node.store.layout.blobs / "sha256").iterdir())
 

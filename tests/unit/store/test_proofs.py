@@ -101,7 +101,7 @@ async def test_file_that_changed_with_right_bytes_is_hashed_once(
     for _ in range(3):
         assert await read(store) == BODY
     assert store.blobs.proven_again == 1
-    assert store.blobs.path(DIGEST).stat().st_mode & 0o222 == 0
+    assert store.blobs.path(DIGEST).stat().st_mode & 0o662 == 0o440
     assert quarantined(store) == []
 
 
