@@ -94,6 +94,11 @@ class Mixture:
                     with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # broken off, as it should be in doubt
                         await step(client, name)
 
+    def may_be_evicted(self) -> None:
+        """Count with any name's having gone, to make room for others: nothing here is pinned."""
+        for name in (name for own in self.names for name in own):
+            name.possible = (*name.possible, ABSENT)
+
     async def _worker(self, own: list[Name], rng: random.Random) -> None:
         steps: list[Callable[[httpx.AsyncClient, Name], Awaitable[None]]] = [
             self._pull, self._pull, self._refresh, self._remove, self._prune, self._read, self._read,

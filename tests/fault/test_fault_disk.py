@@ -117,6 +117,7 @@ async def test_file_system_that_runs_full(trial: Trial, tmp_path: Path, far: Far
             with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS), disk.filled(room=room):
                 await mixture.go_through()
             mixture.refusals = frozenset()
+            mixture.may_be_evicted()
             await mixture.check(trial)
         assert await trio.to_thread.run_sync(node.stop) == 0
     await trio.to_thread.run_sync(check_at_rest, trial, disk.cache)
