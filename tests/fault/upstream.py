@@ -20,9 +20,9 @@ from tests.fault.matrix import Promise, Trial
 from tests.fault.partial import KEPT_SHARE
 from tests.node import QUICK, Node, open_node
 
-IMPATIENT = replace(QUICK, stall_timeout_seconds=0.3)
+IMPATIENT = replace(QUICK, stall_timeout_seconds=1.0)
 LIMIT_SECONDS = 30.0
-"""Three tries that stall, with their pauses, take about one second; the rest is for a busy machine."""
+"""Three tries that stall, with their pauses, take some seconds; the rest is for a busy machine."""
 ACKNOWLEDGED = b"acknowledged before the fault"
 
 
