@@ -38,6 +38,7 @@ from nekko.store.extents import Extent, cut, joined, total
 from nekko.store.identity import identity_of
 from nekko.store.layout import Layout, replace_file, sync_directory
 from nekko.store.locks import Locks
+from nekko.store.proving import Proving
 from nekko.store.quarantine import keep, set_aside
 
 REHASH_BYTES = 4 << 20
@@ -78,7 +79,7 @@ class Ingest:
         self._file = -1
         self.state = IngestState()
         self.position = 0
-        """The frontier: every byte before it is written and hashed."""
+        """The frontier: every byte before it is written, and hashed or just being so."""
         self.ahead: tuple[Extent, ...] = ()
         """What is written beyond the frontier."""
         self._has_holes = False
@@ -102,14 +103,16 @@ class Ingest:
     # --- in worker threads -------------------------------------------------------------------------------------------
 
     def write(self, chunk: memoryview) -> None:
-        """Write bytes at the frontier, and hash them. Called by one worker thread at a time, and not beside `absorb`.
+        """Write bytes at the frontier, and hash them; `chunk` must stay as it is until the next call returns.
+
+        Called by one worker thread at a time, and not beside `absorb`.
 
         Raises:
             SizeMismatchError: More bytes than the size in `state`.
             StorageFullError: The disk is full.
         """
         self._put(self.position, chunk)
-        self._prove(chunk)
+        self._proving.update(chunk)
         self.position += len(chunk)
 
     def write_ahead(self, offset: int, chunk: memoryview) -> None:
@@ -138,7 +141,7 @@ class Ingest:
         count = os.preadv(self._file, [buffer], self.position)
         if not count:
             raise OSError(errno.EIO, "the file became shorter while it was read", str(self._directory))
-        self._prove(buffer[:count])
+        self._proving.update(buffer[:count])
         with self._moving:
             self.position += count
             self.ahead = joined((max(start, self.position), stop) for start, stop in self.ahead)
@@ -156,14 +159,10 @@ class Ingest:
                 raise StorageFullError(len(chunk), {"disk": 0}, self._layout.root) from error
             raise
 
-    def _prove(self, chunk: memoryview) -> None:
-        self._hash.update(chunk)
-        for observer in self._observers:
-            observer.update(chunk)
-
     def _begin_hash(self) -> None:
         self._hash = self._digest.hasher() if self._digest else hashlib.sha256()
         self._observers = self._observe()
+        self._proving = Proving([self._hash, *self._observers])
 
     def _open(self) -> None:
         self._directory.mkdir(exist_ok=True)
@@ -212,6 +211,7 @@ class Ingest:
         """Prove and publish; see the module's docstring for the order."""
         if self.state.size is not None and self.position != self.state.size:
             raise SizeMismatchError(self.state.size, self.position)
+        self._proving.settle()
         algorithm = self._digest.algorithm if self._digest else "sha256"
         actual = Digest(algorithm, self._hash.hexdigest())
         if self._digest is not None and actual != self._digest:

@@ -51,7 +51,7 @@ class Body(Protocol):
         """Whether the upstream says that it serves parts of this: by Accept-Ranges, or by having done so."""
 
     async def drain(self, write: Callable[[memoryview], None], progressed: Callable[[int], None]) -> None:
-        """Move the rest of the body into `write`, then return.
+        """Move the rest of the body into `write`, then return. What one call was given stays until the next returns.
 
         Args:
             write: Called in worker threads, never by two at once, in order. The buffer is reused after it returns.

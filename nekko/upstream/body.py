@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import cycle
 
 import httpx
 import trio
@@ -175,7 +176,8 @@ class _Pump:
     def run(self) -> None:
         # settimeout, not setblocking(True): O_NONBLOCK is shared between duplicates of a socket.
         self.sock.settimeout(self.stall_seconds)
-        buffer = memoryview(bytearray(READ_BYTES))
+        # Two, used in turn: what was written last may be being hashed while the next bytes arrive.
+        buffers = cycle([memoryview(bytearray(READ_BYTES // 2)) for _ in range(2)])
         unreported, last = 0, time.monotonic()
         waiting = select.poll()
         waiting.register(self.sock, select.POLLIN)
@@ -185,6 +187,7 @@ class _Pump:
                 if unreported and (self._is_held_back() or not waiting.poll(QUIET_MILLISECONDS)):
                     trio.from_thread.run_sync(self.progressed, unreported)
                     unreported, last = 0, time.monotonic()
+                buffer = next(buffers)
                 count = self._receive(buffer[: min(len(buffer), self.remaining)])
                 if not count:
                     raise UpstreamCutError(f"{self.where}: closed the connection {self.remaining} bytes too early")
