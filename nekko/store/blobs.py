@@ -3,6 +3,10 @@
 A blob counts as present while its file is the one whose bytes were proven (`identity`). A file that is not is hashed
 before it is used, whoever asks; if it is wrong it goes to quarantine and its record is dropped, so nothing is served
 from it again.
+
+A blob whose file not everybody may read is *private*: it was fetched with the credentials of one client, which its
+upstream gives to nobody without. It is there only for those who have shown such a right (`is_granted`); for everybody
+else it is absent, until it is fetched in the open. The mode is the mark, so it survives a lost catalog.
 """
 
 import logging
@@ -54,10 +58,13 @@ class Blobs:
         """Give the absolute path at which a blob is or would be."""
         return self._layout.blob(digest)
 
-    def stat(self, digest: Digest) -> Blob | None:
+    def stat(self, digest: Digest, *, is_granted: bool = False) -> Blob | None:
         """Give a blob, or None if it is absent or its file is not the one that was proven."""
         blob = self._catalog.blob(digest)
-        return blob if blob is not None and self.has_proven_file(blob) else None
+        found = None if blob is None else self._look(digest)
+        if blob is None or found is None or identity_of(found) != blob.identity:
+            return None
+        return blob if is_granted or not _is_private(found) else None
 
     def has_proven_file(self, blob: Blob) -> bool:
         """Tell whether a blob's file is the one that was proven; asks the disk only, so any thread may."""
@@ -79,7 +86,7 @@ class Blobs:
                 return None
             raise
 
-    def open(self, digest: Digest) -> tuple[Blob, int]:
+    def open(self, digest: Digest, *, is_granted: bool = False) -> tuple[Blob, int]:
         """Open a blob for reading; the caller closes the file descriptor. Later removal does not disturb it.
 
         This counts as a use of the blob.
@@ -96,13 +103,14 @@ class Blobs:
             if isinstance(error, FileNotFoundError) or error.errno in UNREADABLE:
                 raise BlobUnknownError(digest) from None
             raise
-        if identity_of(os.fstat(descriptor)) != blob.identity:
+        found = os.fstat(descriptor)
+        if identity_of(found) != blob.identity or (_is_private(found) and not is_granted):
             os.close(descriptor)
             raise BlobUnknownError(digest)
         self._uses.note_blob(digest)
         return blob, descriptor
 
-    async def open_proven(self, digest: Digest) -> tuple[Blob, int]:
+    async def open_proven(self, digest: Digest, *, is_granted: bool = False) -> tuple[Blob, int]:
         """Open a blob for reading, after hashing its file if that is not the one that was proven.
 
         However many wait for it, it is hashed once. A file that the catalog does not know (the daemon died between
@@ -115,12 +123,15 @@ class Blobs:
         Cancellation: At the next step of the hash.
         """
         try:
-            return self.open(digest)
+            return self.open(digest, is_granted=is_granted)
         except BlobUnknownError:
             async with self._proving.hold(str(digest)):
                 try:
-                    return self.open(digest)  # proven by whoever held the lock
+                    return self.open(digest, is_granted=is_granted)  # proven by whoever held the lock
                 except BlobUnknownError:
+                    found = self._look(digest)
+                    if not is_granted and found is not None and _is_private(found):
+                        raise
                     return await self._open_and_hash(digest, pace=None)
 
     async def prove(self, digest: Digest) -> Blob | None:
@@ -234,6 +245,10 @@ class Blobs:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(keep, self._layout, place, fault, max_bytes=max_bytes))
         return BlobDamagedError(digest, fault)
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return not found.st_mode & stat.S_IROTH
 
 
 def _make_read_only(descriptor: int) -> None:

@@ -20,7 +20,7 @@ import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.store.content import Blob, Content, Meaning, Naming, Pin, Required, State
+from nekko.store.content import Blob, Content, Meaning, Naming, Pin, Required, State, Told
 
 
 def _unnamed(digest: str) -> str:
@@ -106,6 +106,10 @@ CREATE TABLE proofs (
     """
 CREATE TABLE journal (what TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID
 """,
+    """
+CREATE TABLE told (name TEXT PRIMARY KEY, said BLOB NOT NULL, checked REAL NOT NULL);
+CREATE INDEX told_by_age ON told (checked)
+""",
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
@@ -119,6 +123,8 @@ EVICTABLE = (
 """What is true of contents that may go: not pinned, and nobody is pulling it, anew or again."""
 KEPT_NAMES = "SELECT name FROM pins UNION SELECT name FROM contents WHERE state = 'downloading'"
 """The names of all others."""
+MAX_TOLD = 20_000
+"""Records of what upstreams said; the listing of a repository takes some kilobytes."""
 MAX_SHARERS = 100
 """Reading a blob that more contents share than this says nothing about any of them."""
 
@@ -324,6 +330,23 @@ class Catalog:
             {"c": content.id, "d": str(item.digest), "s": item.size, "m": item.media_type, "t": item.title},
         )
 
+    def add_part(self, naming: Naming, item: Required) -> None:
+        """Record one file that was taken of a content that nobody pulled as a whole: it is partial from then on."""
+        now = time.time()
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO contents (name, ref_name, url, platform, state, created, updated, last_used)"
+                " SELECT :n, :r, :u, 'all', 'partial', :t, :t, :t"
+                " WHERE NOT EXISTS (SELECT 1 FROM contents WHERE name = :n)",
+                {"n": naming.name, "r": naming.ref_name, "u": naming.url, "t": now},
+            )
+            self._db.execute(
+                "INSERT INTO required SELECT c.id, (SELECT coalesce(max(position) + 1, 0) FROM required"
+                " WHERE content = c.id), :d, :s, :m, :t FROM contents c WHERE name = :n AND NOT is_held AND NOT EXISTS"
+                " (SELECT 1 FROM required WHERE content = c.id AND digest = :d AND title = :t)",
+                {"n": naming.name, "d": str(item.digest), "s": item.size, "m": item.media_type, "t": item.title},
+            )
+
     def set_root(self, content: Content, root: Descriptor, digest: Digest) -> None:
         """Record the manifest of an arriving content, and the digest that is answered for it."""
         with self._transaction():
@@ -404,6 +427,22 @@ class Catalog:
             {"p": prefix, "e": prefix + "\U0010ffff"},
         )
         return [row[0] for row in rows.fetchall()]
+
+    # --- what upstreams said -----------------------------------------------------------------------------------------
+
+    def tell(self, name: str, said: bytes) -> None:
+        """Record what an upstream just said of a name; the oldest records of all give way."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?)", (name, said, time.time()))
+            self._db.execute(
+                "DELETE FROM told WHERE checked < (SELECT checked FROM told ORDER BY checked DESC LIMIT 1 OFFSET ?)",
+                (MAX_TOLD,),
+            )
+
+    def told(self, name: str) -> Told | None:
+        """Give what an upstream last said of a name."""
+        row = self._db.execute("SELECT said, checked FROM told WHERE name = ?", (name,)).fetchone()
+        return Told(*row) if row else None
 
     # --- finding contents --------------------------------------------------------------------------------------------
 

@@ -43,6 +43,14 @@ class Meaning:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What an upstream said of a name, and when (seconds since the epoch)."""
+
+    said: bytes
+    checked: float
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """One row of the catalog. A name has at most two: the complete one that is served, and one that is arriving.
 

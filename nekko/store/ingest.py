@@ -70,8 +70,15 @@ class Ingest:
     """One ingest, open for writing. Made by `Ingests.open`; its owner is the only writer."""
 
     def __init__(
-        self, layout: Layout, directory: Path, digest: Digest | None, observe: Callable[[], Sequence[Observer]]
+        self,
+        layout: Layout,
+        directory: Path,
+        digest: Digest | None,
+        observe: Callable[[], Sequence[Observer]],
+        *,
+        is_private: bool,
     ) -> None:
+        self._is_private = is_private
         self._layout = layout
         self._directory = directory
         self._digest = digest
@@ -220,15 +227,32 @@ class Ingest:
             if fault := observer.verdict():
                 raise IntegrityError(fault)
         os.fsync(self._file)
-        os.fchmod(self._file, 0o444)
+        os.fchmod(self._file, 0o440 if self._is_private else 0o444)
         target = self._layout.blob(actual)
         target.parent.mkdir(exist_ok=True)
-        (self._directory / "data").rename(target)
-        identity = identity_of(os.fstat(self._file))
+        is_ours = self._put_at(target)
         sync_directory(target.parent)
         shutil.rmtree(self._directory)
+        identity = identity_of(os.fstat(self._file)) if is_ours else None
         self._has_holes = False
         return Blob(actual, self.position, identity)
+
+    def _put_at(self, target: Path) -> bool:
+        """Publish the file; False where another is there that it must not replace: an open blob never becomes private.
+
+        By a link, which replaces nothing: an open one may be published at this moment.
+        """
+        data = self._directory / "data"
+        if self._is_private:
+            try:
+                os.link(data, target)
+            except FileExistsError:
+                if target.stat().st_size == self.position:
+                    return False
+            else:
+                return True
+        data.rename(target)
+        return True
 
     def _quarantine(self, reason: str) -> None:
         keep(self._layout, set_aside(self._layout, self._directory / "data", name=self._directory.name), reason)
@@ -295,8 +319,8 @@ class Ingest:
 class Ingests:
     """All ingests of a store: one writer per key, a second one waits for the first to unwind.
 
-    A key is a digest, or `owner#part` where the digest is not known before the bytes are: then it is the name of the
-    content and of the file in it.
+    A key is a digest, or `owner#part` where the digest is not known before the bytes are, or does not say whose they
+    are: then it is the name of the content, or of the repository, and of the file in it.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -309,15 +333,21 @@ class Ingests:
 
     @asynccontextmanager
     async def open(
-        self, key: str, *, digest: Digest | None, observe: Callable[[], Sequence[Observer]] = tuple
+        self,
+        key: str,
+        *,
+        digest: Digest | None,
+        observe: Callable[[], Sequence[Observer]] = tuple,
+        is_private: bool = False,
     ) -> AsyncIterator[Ingest]:
         """Open the ingest of a key, positioned behind the bytes that are kept from before.
 
+        `is_private`: becomes a private blob (`store.blobs`), unless an open one of the same bytes is there.
         Leaving the block keeps the bytes for another time; an empty ingest leaves nothing behind.
         """
         directory = self._directory(key)
         async with self._locks.hold(directory.name):
-            ingest = Ingest(self._layout, directory, digest, observe)
+            ingest = Ingest(self._layout, directory, digest, observe, is_private=is_private)
             try:
                 await trio.to_thread.run_sync(ingest._open)
                 self._idle.pop(directory.name, None)

@@ -42,7 +42,7 @@ async def follow(
                     os.close(descriptor)
                 descriptor, generation = progress.ingest.duplicate(), progress.generation
             if descriptor < 0 and transfer.fetched is not None:  # over before the first look
-                _, descriptor = blobs.open(transfer.fetched.blob.digest)
+                _, descriptor = blobs.open(transfer.fetched.blob.digest, is_granted=transfer.is_private)
             ready = end if transfer.done.is_set() else progress.position
             if is_proof_needed and not transfer.done.is_set():
                 ready = min(ready, (progress.size or 0) - WITHHELD_BYTES)

@@ -61,6 +61,8 @@ class Transfer:
     remotes: list[Remote]
     """Where to fetch from, tried in order: each joiner brings its own, with its own credentials."""
     observe: Callable[[], Iterable[Proof]]
+    is_private: bool = False
+    published: list[Callable[[Blob], None]] = field(default_factory=list)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     progress: Progress = field(default_factory=Progress)
     waiters: int = 0
@@ -121,25 +123,35 @@ class Transfers:
 
     @asynccontextmanager
     async def join(
-        self, remote: Remote, *, key: str | None = None, observe: Callable[[], Iterable[Proof]] = tuple
+        self,
+        remote: Remote,
+        *,
+        key: str | None = None,
+        observe: Callable[[], Iterable[Proof]] = tuple,
+        published: Callable[[Blob], None] | None = None,
+        is_private: bool = False,
     ) -> AsyncIterator[Transfer]:
         """Join the transfer of a remote, started if it is not running.
 
         Args:
             remote: What to fetch. If the transfer runs already, this joiner's remote is a further place to ask, used
                 when the first is refused.
-            key: Needed where the remote's digest is not known.
+            key: Needed where the remote's digest is not known, and for what is private, which nobody else may join.
             observe: Starts the further proofs over the bytes, if this call starts the transfer.
+            published: Called in the step that ends the transfer well, also when this joiner has left by then.
+            is_private: It becomes a private blob (`store.blobs`), unless an open one of its digest is there.
 
         Cancellation: Leaving counts this waiter out; the last one to leave cancels the transfer.
         """
         key = key or str(remote.digest)
         transfer = self._table.get(key)
         if transfer is None:
-            transfer = self._table[key] = Transfer(key, [remote], observe)
+            transfer = self._table[key] = Transfer(key, [remote], observe, is_private)
             self._nursery.start_soon(self._run, transfer, name=f"transfer of {remote.where}")
         else:
             transfer.remotes.append(remote)
+        if published is not None:
+            transfer.published.append(published)
         async with self.join_running(transfer):
             yield transfer
 
@@ -167,7 +179,10 @@ class Transfers:
     async def _run(self, transfer: Transfer) -> None:
         try:
             with transfer.scope:
-                transfer.fetched = await self._fetch_from_any(transfer)
+                fetched = await self._fetch_from_any(transfer)
+                for published in transfer.published:
+                    published(fetched.blob)
+                transfer.fetched = fetched
         except NekkoError as error:
             transfer.error = error
         except Exception as error:  # noqa: BLE001 - reaches the waiters and the log, and must not end the daemon
@@ -212,7 +227,9 @@ class Transfers:
         remaining = max(0, (remote.size or 0) - self._store.ingests.kept_bytes(transfer.key))
         async with (
             self._store.capacity.reserve({transfer.key: remaining}),
-            self._store.ingests.open(transfer.key, digest=digest, observe=lambda: tuple(transfer.observe())) as ingest,
+            self._store.ingests.open(
+                transfer.key, digest=digest, observe=lambda: tuple(transfer.observe()), is_private=transfer.is_private
+            ) as ingest,
         ):
             if digest is not None and (blob := self._store.blobs.stat(digest)) is not None:
                 return Fetched(blob, Validators())  # the transfer that was unwinding had all of it after all
