@@ -97,6 +97,14 @@ class RepositoryUnknownError(NotFoundError):
         self.name = name
 
 
+class FileUnknownError(NotFoundError):
+    """A repository has no file or folder of that path at that commit."""
+
+    def __init__(self, repository: str, path: str, commit: str) -> None:
+        super().__init__(f"{repository}: has no {path} at {commit}")
+        self.commit = commit
+
+
 class BlobDamagedError(BlobUnknownError):
     """A blob was found damaged just now, and is no longer in the store. `fault` says what was wrong."""
 
@@ -206,11 +214,13 @@ class UpstreamCutError(UpstreamError):
 
 
 class UpstreamStatusError(UpstreamError):
-    """An answer with a status that cannot be used."""
+    """An answer with a status that cannot be used. `code` and `words` are its own, where a Hub gives them."""
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int, code: str | None = None, words: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
+        self.words = words
 
 
 class UpstreamNotFoundError(UpstreamStatusError):

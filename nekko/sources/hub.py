@@ -9,7 +9,7 @@ follows it as the last part.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -32,6 +32,8 @@ _FILE_NAME = re.compile(
     r"(?i).*\.(?:json|txt|md|gguf|safetensors|bin|pt|pth|onnx|h5|msgpack|model|py|ya?ml|jinja)|LICENSE|\.gitattributes"
 )
 """What is a file where it might as well be the name of a repository."""
+_SHOWN = 100
+"""Characters of a wrong name that a message shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,32 @@ class HubLocator(Locator):
     def path(self) -> str:
         """The repository's path in the Hub's file URLs."""
         return self.repository if self.kind == "model" else f"{self.kind}s/{self.repository}"
+
+    @property
+    def home(self) -> str:
+        """The name of the repository, whatever the revision."""
+        return f"hf://{self.host}/{self.path}"
+
+    def at(self, revision: str) -> "HubLocator":
+        """Give the locator of the whole repository at a revision."""
+        whole = replace(self, revision=revision, file=None)
+        return replace(whole, given=whole.name)
+
+
+def make_hub(kind: Kind, repository: str, revision: str = DEFAULT_REVISION, file: str | None = None) -> HubLocator:
+    """Make the locator of a repository of huggingface.co, or of a file there, from what names it.
+
+    Raises:
+        LocatorInvalidError: It has too many parts, or one of these cannot be one.
+    """
+    if repository.count("/") > 1:
+        raise LocatorInvalidError(f"{repository[:_SHOWN]!r}: a repository is owner/name, or a name alone")
+    _check_repository(repository)
+    _check_revision(revision)
+    if file is not None and (fault := filepath.fault_of(file)):
+        raise LocatorInvalidError(f"a file whose path {fault}")
+    locator = HubLocator(host=HUB, kind=kind, repository=repository, revision=revision, file=file, given="")
+    return replace(locator, given=locator.name)
 
 
 def parse_hub(parts: Parts) -> HubLocator:
@@ -103,12 +131,7 @@ def _repository(segments: list[str], kind: Kind) -> tuple[str, str, list[str]]:
     is_file_next = kind == "model" and len(segments) == 2 and _FILE_NAME.fullmatch(segments[1]) is not None
     length = 1 if mark or is_alone or is_file_next else 2
     repository, mark, asked = "/".join(segments[:length]).partition("@")
-    for part in repository.split("/"):
-        if not _NAME.fullmatch(part):
-            raise LocatorInvalidError(
-                "hf:// wants a repository, such as hf:///owner/name/file: letters, digits, single - and . inside, "
-                "and _, at most 96 of them"
-            )
+    _check_repository(repository)
     if mark and not asked:
         raise LocatorInvalidError(f"hf:// with nothing behind the @ of {repository}")
     rest = segments[length:]
@@ -128,9 +151,22 @@ def _revision(asked: str, query: str) -> str:
     if len(found) > 1:
         raise LocatorInvalidError("hf:// with two different revisions")
     revision = found.pop() if found else DEFAULT_REVISION
+    _check_revision(revision)
+    return revision
+
+
+def _check_repository(repository: str) -> None:
+    for part in repository.split("/"):
+        if not _NAME.fullmatch(part):
+            raise LocatorInvalidError(
+                "hf:// wants a repository, such as hf:///owner/name/file: letters, digits, single - and . inside, "
+                "and _, at most 96 of them"
+            )
+
+
+def _check_revision(revision: str) -> None:
     if not _REVISION.fullmatch(revision):
         raise LocatorInvalidError("hf:// with a revision that is no name of a branch, tag or commit in git")
-    return revision
 
 
 def _decoded(text: str) -> str:

@@ -139,7 +139,7 @@ class Bringing:
         fetched: dict[str, Fetched] = {}
 
         def key_of(file: File) -> str:
-            return str(file.remote.digest or f"{pull.wish.locator.name}#{file.name}")
+            return str(file.remote.digest or file.known_as or f"{pull.wish.locator.name}#{file.name}")
 
         pull.parts = {key_of(file): Part(file.name, file.remote.digest, file.remote.size) for file in files.files}
         for file in files.files:

@@ -13,6 +13,8 @@ from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
+from nekko.sources.hub import HubLocator
+from nekko.sources.listing import Entry, Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,25 @@ class Repository(Protocol):
         """List what refers to a manifest; empty where nothing does."""
 
 
+class Hub(Protocol):
+    """A Hugging Face Hub, asked for its repositories. Each method raises leaves of `UpstreamError`.
+
+    Without `credentials` it is asked with the configured ones, or with none.
+    """
+
+    async def listing(self, locator: HubLocator, *, credentials: Credentials | None = None) -> Listing:
+        """List the repository at what its revision means now."""
+
+    def file(self, locator: HubLocator, commit: str, entry: Entry, *, credentials: Credentials | None = None) -> "File":
+        """Give what fetches and proves one file of a listing at that commit."""
+
+    async def refs(self, locator: HubLocator, *, credentials: Credentials | None = None) -> bytes:
+        """Give the Hub's list of branches and tags, as it is."""
+
+    async def check_access(self, locator: HubLocator, *, credentials: Credentials | None = None) -> None:
+        """Return if the repository's files may be read; else raise the Hub's refusal."""
+
+
 class Image(Protocol):
     """A resolution whose root is a manifest or index: the walk over its graph finds the rest."""
 
@@ -146,7 +167,8 @@ class File:
     proofs: Callable[[], Sequence["Proof"]] = tuple
     """Starts the further proofs over the same bytes (a git blob id, for instance) that the upstream gives."""
     known_as: str | None = None
-    """Another name of exactly these bytes, where their digest is not known: what has it already is not fetched."""
+    """Another name of exactly these bytes, `owner#part`, where their digest is not known: what has it already is not
+    fetched, and what is being fetched by it is joined."""
 
 
 class Proof(Protocol):
@@ -186,11 +208,16 @@ class Files:
 
     files: Sequence[File]
     assemble: Callable[[Sequence[StoredFile]], Assembly]
+    listing: Listing | None = None
+    """What a Hub said of the whole repository, for those who ask for the rest of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
     """The upstream still has what is known (answer to a refresh)."""
+
+    listing: Listing | None = None
+    """As in `Files`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,14 +76,15 @@ def translated(where: str) -> Iterator[None]:
 async def refusal(response: httpx.Response, where: str) -> UpstreamStatusError:
     """Make the error of an answer that is neither a success nor a redirect; reads a little of its body."""
     status = response.status_code
-    message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + await _own_words(response, where)
-    if response.headers.get("x-error-code") in _ABSENT:
-        return UpstreamNotFoundError(message, status=status)
+    words, code = await _own_words(response, where), response.headers.get("x-error-code")
+    message = f"{where}: answered {status} {response.reason_phrase}".rstrip() + (f" ({words})" if words else "")
+    if code in _ABSENT:
+        return UpstreamNotFoundError(message, status=status, code=code, words=words)
     match status:
         case 404 | 410:
-            return UpstreamNotFoundError(message, status=status)
+            return UpstreamNotFoundError(message, status=status, code=code, words=words)
         case 401 | 403:
-            return UpstreamDeniedError(message, status=status)
+            return UpstreamDeniedError(message, status=status, code=code, words=words)
         case 429:
             return UpstreamThrottledError(message, retry_after_seconds=retry_after(response))
         case 408 | 500 | 502 | 503 | 504:
@@ -120,16 +121,15 @@ def retry_after(response: httpx.Response) -> float | None:
     return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-async def _own_words(response: httpx.Response, where: str) -> str:
-    """Give the upstream's message: of a registry's error envelope, of a Hub's header or body."""
+async def _own_words(response: httpx.Response, where: str) -> str | None:
+    """Give the upstream's message, if it has one: of a registry's error envelope, of a Hub's header or body."""
     try:
         words = response.headers.get("x-error-message")
         if words is None:
             words = _message(json.loads(await read_small(response, where, max_bytes=MESSAGE_BYTES)))
     except (UpstreamError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return ""  # the status says enough
-    words = re.sub(r"[^ -~]+", " ", words)[:MESSAGE_LENGTH].strip()
-    return f" ({words})" if words else ""
+        return None  # the status says enough
+    return re.sub(r"[^ -~]+", " ", words)[:MESSAGE_LENGTH].strip() or None
 
 
 def _message(body: Any) -> str:

@@ -24,11 +24,11 @@ from nekko.oci.digest import Digest
 from nekko.oci.modelpack import ModelFile, model_artifact
 from nekko.sources.credentials import Credentials
 from nekko.sources.hub import HUB, HubLocator
+from nekko.sources.listing import Entry, Listing
 from nekko.upstream.base import Assembly, File, Files, Known, Resolution, StoredFile, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import configured_header
 from nekko.upstream.faults import read_small, refusal, where_of
-from nekko.upstream.listing import Entry, Listing
 from nekko.upstream.remote import HttpRemote, Send
 
 MAX_LISTING_BYTES = 32 << 20
@@ -53,17 +53,35 @@ class HubUpstream:
         self, locator: HubLocator, *, credentials: Credentials | None = None, known: Known | None = None
     ) -> Resolution:
         """List the repository and give the wanted file, or all. See `upstream.base.Upstream`."""
-        send = partial(self._client.send, authorization=self._authorization(locator, credentials))
+        send = self._sender(locator, credentials)
         if locator.file is None:
             return self._repository(locator, await self._list(locator, send, max_bytes=MAX_LISTING_BYTES), send)
+        whole: Listing | None = None
         try:
-            listing = await self._list(locator, send, max_bytes=MAX_LISTING_FOR_ONE_BYTES)
+            listing = whole = await self._list(locator, send, max_bytes=MAX_LISTING_FOR_ONE_BYTES)
         except UpstreamTooLargeError:
             listing = await self._list_one(locator, locator.file, send)
         entry = listing.entry(locator.file)
         if known is not None and entry.etag is not None and known.validators.etag == entry.etag:
-            return Unchanged()
-        return Files((self._file(locator, listing, entry, send),), partial(_assemble_file, locator, entry))
+            return Unchanged(whole)
+        file = self._file(locator, listing.commit, entry, send)
+        return Files((file,), partial(_assemble_file, locator, entry), whole)
+
+    async def listing(self, locator: HubLocator, *, credentials: Credentials | None = None) -> Listing:
+        """List the repository at what its revision means now. See `upstream.base.Hub`."""
+        return await self._list(locator, self._sender(locator, credentials), max_bytes=MAX_LISTING_BYTES)
+
+    def file(self, locator: HubLocator, commit: str, entry: Entry, *, credentials: Credentials | None = None) -> File:
+        """Give what fetches and proves one file. See `upstream.base.Hub`."""
+        return self._file(locator, commit, entry, self._sender(locator, credentials))
+
+    async def refs(self, locator: HubLocator, *, credentials: Credentials | None = None) -> bytes:
+        """Give the list of branches and tags. See `upstream.base.Hub`."""
+        return await self._get(f"{self._repository_api(locator)}/refs", self._sender(locator, credentials))
+
+    async def check_access(self, locator: HubLocator, *, credentials: Credentials | None = None) -> None:
+        """Ask whether the files may be read. See `upstream.base.Hub`."""
+        await self._get(f"{self._repository_api(locator)}/auth-check", self._sender(locator, credentials))
 
     def _repository(self, locator: HubLocator, listing: Listing, send: Send) -> Files:
         name, source_url = locator.repository.rpartition("/")[2], f"{self._public(locator)}/{locator.path}"
@@ -80,31 +98,32 @@ class HubUpstream:
                 f"{listing.where}: lists {len(listing.entries)} files, too many for one manifest of "
                 f"{self._settings.max_manifest_bytes} bytes (maxManifestSize): pull single files"
             )
-        files = tuple(self._file(locator, listing, entry, send) for entry in listing.entries)
-        return Files(files, partial(_assemble_repository, assemble))
+        files = tuple(self._file(locator, listing.commit, entry, send) for entry in listing.entries)
+        return Files(files, partial(_assemble_repository, assemble), listing)
 
-    def _file(self, locator: HubLocator, listing: Listing, entry: Entry, send: Send) -> File:
-        url = f"{self._base(locator)}/{locator.path}/resolve/{quote(listing.commit, safe='')}/{quote(entry.path)}"
+    def _file(self, locator: HubLocator, commit: str, entry: Entry, send: Send) -> File:
+        url = f"{self._base(locator)}/{locator.path}/resolve/{quote(commit, safe='')}/{quote(entry.path)}"
         remote = HttpRemote(
             url, locator.host, send, self._settings.stall_timeout_seconds, self._threads, entry.digest, entry.size,
             send_plain=self._client.send,
         )  # fmt: skip
         # Within one repository only: a git blob id is SHA-1, for which two contents of one id can be made.
-        known_as = f"git:{locator.host}/{locator.path}:{entry.blob_id}" if entry.blob_id else None
+        known_as = f"{locator.home}#{entry.blob_id}" if entry.blob_id else None
         return File(entry.path, remote, entry.proofs, known_as)
 
     async def _list(self, locator: HubLocator, send: Send, *, max_bytes: int) -> Listing:
         url = self._api(locator, "revision") + "?blobs=true"
+        raw = await self._get(url, send, max_bytes=max_bytes)
+        return await trio.to_thread.run_sync(partial(Listing.parse, raw, where_of(url)))
+
+    async def _get(self, url: str, send: Send, *, max_bytes: int = MAX_LISTING_FOR_ONE_BYTES) -> bytes:
         where = where_of(url)
         async with send("GET", url, headers={"Accept": "application/json"}) as response:
             if response.status_code != 200:
                 raise await refusal(response, where)
-            raw = await read_small(response, where, max_bytes=max_bytes)
-        return await trio.to_thread.run_sync(partial(Listing.parse, raw, where))
+            return await read_small(response, where, max_bytes=max_bytes)
 
-    async def _list_one(
-        self, locator: HubLocator, file: str, send: Callable[..., AbstractAsyncContextManager[httpx.Response]]
-    ) -> Listing:
+    async def _list_one(self, locator: HubLocator, file: str, send: SendForm) -> Listing:
         """Ask for one file of a repository whose listing is too large to look for it there."""
         url = self._api(locator, "paths-info")
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
@@ -115,8 +134,13 @@ class HubUpstream:
         return Listing.parse_paths(raw, url, locator.revision)
 
     def _api(self, locator: HubLocator, what: str) -> str:
-        revision = quote(locator.revision, safe="")
-        return f"{self._base(locator)}/api/{locator.kind}s/{locator.repository}/{what}/{revision}"
+        return f"{self._repository_api(locator)}/{what}/{quote(locator.revision, safe='')}"
+
+    def _repository_api(self, locator: HubLocator) -> str:
+        return f"{self._base(locator)}/api/{locator.kind}s/{locator.repository}"
+
+    def _sender(self, locator: HubLocator, credentials: Credentials | None) -> SendForm:
+        return partial(self._client.send, authorization=self._authorization(locator, credentials))
 
     def _base(self, locator: HubLocator) -> str:
         """Give the URL that requests go to."""

@@ -36,9 +36,10 @@ class Upstreams:
         threads = trio.CapacityLimiter(settings.max_transfers + OTHER_THREADS)
         self._settings, self._threads = settings, threads
         self._registries = OciUpstream(self._client, settings, threads)
+        self.hub = HubUpstream(self._client, settings, threads)
         self._kinds: Mapping[type[Locator], Any] = {
             HttpLocator: HttpUpstream(self._client, settings, threads),
-            HubLocator: HubUpstream(self._client, settings, threads),
+            HubLocator: self.hub,
             OciLocator: self._registries,
             OllamaLocator: OllamaUpstream(self._client, settings, threads),
         }

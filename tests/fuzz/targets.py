@@ -20,8 +20,8 @@ from nekko.oci.ranges import parse_content_range, parse_range
 from nekko.oci.reference import is_tag, parse_reference
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
+from nekko.sources.listing import Listing
 from nekko.sources.locator import parse_locator
-from nekko.upstream.listing import Listing
 from nekko.upstream.repository import read_tags
 
 Target = Callable[[bytes], None]

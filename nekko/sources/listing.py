@@ -6,15 +6,15 @@ Source: the Hub's API as huggingface_hub uses it: `revision` (siblings) and `pat
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nekko.errors import UpstreamContentError, UpstreamNotFoundError
 from nekko.oci import filepath
 from nekko.oci.digest import Digest
-from nekko.upstream.base import Proof
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 _SHOWN = 80
@@ -36,7 +36,7 @@ class Entry:
         content = self.digest.encoded if self.digest else self.blob_id
         return content and f'"{content}"'
 
-    def proofs(self) -> Sequence[Proof]:
+    def proofs(self) -> Sequence["GitBlob"]:
         """Start the proofs besides the digest."""
         return () if self.blob_id is None or self.size is None else (GitBlob(self.blob_id, self.size),)
 
@@ -48,6 +48,12 @@ class Listing:
     where: str
     commit: str
     entries: Sequence[Entry]
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The whole answer, of which nothing else is checked; empty where single paths were asked for."""
+    _by_path: dict[str, Entry] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_path.update((entry.path, entry) for entry in reversed(self.entries))
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> "Listing":
@@ -61,7 +67,7 @@ class Listing:
             commit, siblings = told["sha"], told["siblings"]
             if not isinstance(commit, str) or not _SHA1.fullmatch(commit):
                 raise ValueError("sha is no commit")
-            return cls(where, commit, tuple(_entry(sibling) for sibling in siblings))
+            return cls(where, commit, tuple(_entry(sibling) for sibling in siblings), told)
 
     @classmethod
     def parse_paths(cls, raw: bytes, where: str, revision: str) -> "Listing":
@@ -79,10 +85,17 @@ class Listing:
         Raises:
             UpstreamNotFoundError: It is not there.
         """
-        for entry in self.entries:
-            if entry.path == path:
-                return entry
+        if (entry := self.find(path)) is not None:
+            return entry
         raise UpstreamNotFoundError(f"{self.where}: has no file {path} at {self.commit}", status=404)
+
+    def find(self, path: str) -> Entry | None:
+        """Give one file, or None where it is not there."""
+        return self._by_path.get(path)
+
+    def pack(self) -> bytes:
+        """Write the whole answer for keeping; `parse(unpacked(…))` reads it again. Up to a second, so for a thread."""
+        return zlib.compress(json.dumps(self.told, separators=(",", ":")).encode())
 
     def check(self, *, max_files: int) -> None:
         """Refuse a repository that cannot be kept as a whole.
@@ -106,6 +119,16 @@ class Listing:
                 if folder in paths:
                     raise UpstreamContentError(f"{self.where}: lists {folder[:_SHOWN]!r} as a file and as a folder")
                 folder = folder.rpartition("/")[0]
+
+
+def unpacked(packed: bytes) -> bytes:
+    """Undo `Listing.pack`."""
+    return zlib.decompress(packed)
+
+
+def is_commit(revision: str) -> bool:
+    """Tell whether a revision is a commit: it always means the same."""
+    return _SHA1.fullmatch(revision) is not None
 
 
 class GitBlob:
