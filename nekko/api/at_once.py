@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nekko.api.blobs import PATH, headers_of
+from nekko.api.blobs import PATH, Head
 from nekko.api.content import shown_at_once
 from nekko.api.status import LIVE
 from nekko.errors import BlobUnknownError
@@ -120,7 +120,7 @@ class SmallBlobs:
             os.close(descriptor)
         if Digest.of(body) != digest:
             return None
-        head = lines([*headers_of(digest), (b"content-length", b"%d" % len(body))])
+        head = lines([*Head.of(digest).lines(), (b"content-length", b"%d" % len(body))])
         kept = self._kept[target] = _Kept(str(self._source.path(digest)), blob.identity, Answer(head, body))
         self._room -= len(body) + OVERHEAD_BYTES
         while self._room < 0:

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -36,6 +36,26 @@ METHODS = ("GET", "HEAD")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a door says of a blob, besides its size and the part that is asked for. `etag` is as in the header."""
+
+    etag: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, digest: Digest) -> Self:
+        """Make the head of a door whose clients know blobs by their digests."""
+        return cls(f'"{digest}"', (("Docker-Content-Digest", str(digest)),))
+
+    def lines(self) -> list[tuple[bytes, bytes]]:
+        """Give the headers that every answer with bytes of the blob has."""
+        return [
+            (b"etag", self.etag.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
+            *((name.lower().encode(), value.encode()) for name, value in self.headers),
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +96,7 @@ class BlobDoor:
         if (transfer := self.transfers.running(str(digest))) is not None:
             self.counters.misses["files"] += 1
             async with self.transfers.join_running(transfer):
-                await self.send_arriving(transfer, digest, scope, send)
+                await self.send_arriving(transfer, Head.of(digest), scope, send)
             return
         try:
             blob, descriptor = await self.repairs.open(digest)
@@ -84,9 +104,15 @@ class BlobDoor:
             self.counters.misses["files"] += 1
             raise
         self.counters.hits["files"] += 1
-        await send_opened(blob, descriptor, scope, send)
+        await send_opened(blob, descriptor, Head.of(digest), scope, send)
 
-    async def send_arriving(self, transfer: Transfer, digest: Digest, scope: dict[str, Any], send: Send) -> None:
+    async def open(self, digest: Digest, *, is_granted: bool = False) -> tuple[Blob, int]:
+        """Open a blob for `send_opened`, as `Repairs.open` does; a private one for those who may have it."""
+        if is_granted:
+            return await self.blobs.open_proven(digest, is_granted=True)
+        return await self.repairs.open(digest)
+
+    async def send_arriving(self, transfer: Transfer, head: Head, scope: dict[str, Any], send: Send) -> None:
         """Answer with a blob whose transfer the caller has joined; one that fails midway is broken off.
 
         Raises:
@@ -98,11 +124,12 @@ class BlobDoor:
         while (progress.size is None or not progress.position) and not transfer.done.is_set():
             await progress.moved.wait()
         if transfer.done.is_set():
-            await transfer.wait()
-            await send_opened(*await self.repairs.open(digest), scope, send)
+            blob = (await transfer.wait()).blob
+            opened = await self.open(blob.digest, is_granted=transfer.is_private)
+            await send_opened(*opened, head, scope, send)
             return
         assert progress.size is not None
-        part = await send_head(digest, progress.size, scope, send)
+        part = await send_head(head, progress.size, scope, send)
         if part is None:
             return
         following = follow(transfer, self.blobs, start=part.start, end=part.end, is_proof_needed=self.is_proof_needed)
@@ -111,28 +138,20 @@ class BlobDoor:
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except NekkoError as error:
-            log.warning("%s: an answer is broken off: %s", digest, error)
+            log.warning("%s: an answer is broken off: %s", transfer.remotes[0].where, error)
             return  # without its last part, on which the server closes the connection
         await send({"type": "http.response.body", "body": b""})
 
 
-def headers_of(digest: Digest) -> list[tuple[bytes, bytes]]:
-    """Give the headers that every answer with bytes of a blob has."""
-    return [
-        (b"etag", f'"{digest}"'.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
-        (b"docker-content-digest", str(digest).encode()),
-    ]  # fmt: skip
-
-
-async def send_opened(blob: Blob, descriptor: int, scope: dict[str, Any], send: Send) -> None:
-    """Answer with a blob that `Repairs.open` gave; closes its file.
+async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, Any], send: Send) -> None:
+    """Answer with a blob that was opened; closes its file.
 
     Raises:
         RangeInvalidError: Nothing was sent.
     """
     digest = blob.digest
     try:
-        part = await send_head(digest, blob.size, scope, send)
+        part = await send_head(head, blob.size, scope, send)
         if part is None:
             return
         sendfile = scope.get("state", {}).get(SENDFILE_KEY)
@@ -161,20 +180,20 @@ async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def send_head(digest: Digest, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:
+async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:
     """Send the head; give the part of the blob to send, None where the answer has no body. Source: RFC 9110, 14.
 
     Raises:
         RangeInvalidError: Nothing was sent.
     """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    etag, common = f'"{digest}"', headers_of(digest)
-    if is_known(headers.get("if-none-match"), etag):
+    common = head.lines()
+    if is_known(headers.get("if-none-match"), head.etag):
         await _head(send, 304, common)
         return None
     part, status = ByteRange(0, size), 200
     wanted = headers.get("range")
-    if wanted is not None and headers.get("if-range", etag) == etag:
+    if wanted is not None and headers.get("if-range", head.etag) == head.etag:
         parts = parse_range(wanted, size)
         if parts is not None and len(parts) == 1:  # several parts: the whole, as RFC 9110 permits
             part, status = parts[0], 206

@@ -1,16 +1,14 @@
 """The handlers of the registry door: parse, ask the mirror, answer."""
 
 import json
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
-import trio
-
+from nekko.api.asked import Asked, Headers, answer_while_there, query_of
 from nekko.api.at_once import Answer, lines
-from nekko.api.blobs import BlobDoor, Receive, Send, cancel_when_gone, is_known, send_head, send_opened
+from nekko.api.blobs import BlobDoor, Head, Receive, Send, is_known, send_head, send_opened
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import (
@@ -30,8 +28,6 @@ from nekko.oci.reference import Reference
 from nekko.transfer.manifests import StoredManifest
 from nekko.transfer.mirror import Mirror
 
-log = logging.getLogger(__name__)
-
 METHODS = ("GET", "HEAD")
 JSON = "application/json"
 VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
@@ -39,8 +35,6 @@ VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 PING = b"{}\n"
 MAX_PAGE = 10_000
 """Tags in one answer, where the client does not ask for fewer."""
-
-Headers = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +48,17 @@ class RegistryDoor:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        is_begun = False
+        await answer_while_there(scope, receive, send, work=self._work, refuse=self._refuse)
 
-        async def watched(message: dict[str, Any]) -> None:
-            nonlocal is_begun
-            is_begun = True
-            await send(message)
+    async def _work(self, asked: Asked) -> None:
+        await self._answer(_Asked.of_request(asked))
 
-        asked = _Asked.of(scope, watched)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
-            try:
-                await self._answer(asked)
-            except NekkoError as error:
-                await asked.refuse(*refusal_of(error, asked.route.endpoint))
-            except Exception as error:
-                if is_begun:
-                    raise  # the server closes the connection
-                log.error("unexpected error in a request", exc_info=error)
-                await asked.refuse(500, envelope("UNKNOWN", "internal error; the daemon's log says more"))
-            nursery.cancel_scope.cancel()
+    async def _refuse(self, asked: Asked, error: NekkoError | None) -> None:
+        request = _Asked.of_request(asked)
+        if error is None:
+            await request.refuse(500, envelope("UNKNOWN", "internal error; the daemon's log says more"))
+        else:
+            await request.refuse(*refusal_of(error, request.route.endpoint))
 
     def at_once(self, target: str, accept: str) -> Answer | None:
         """Answer a simple GET of a manifest that is in memory, or a ping; None for what `__call__` is to answer."""
@@ -137,7 +122,7 @@ class RegistryDoor:
         if (transfer := transfers.running(str(digest))) is not None:
             self.counters.misses["registry"] += 1
             async with transfers.join_running(transfer):
-                await blobs.send_arriving(transfer, digest, scope, send)
+                await blobs.send_arriving(transfer, Head.of(digest), scope, send)
             return
         try:
             opened = await blobs.repairs.open(digest)
@@ -145,13 +130,13 @@ class RegistryDoor:
             self.counters.misses["registry"] += 1
         else:
             self.counters.hits["registry"] += 1
-            await send_opened(*opened, scope, send)
+            await send_opened(*opened, Head.of(digest), scope, send)
             return
         if scope["method"] == "HEAD":
-            await send_head(digest, await self.mirror.blob_size(reference, digest), scope, send)
+            await send_head(Head.of(digest), await self.mirror.blob_size(reference, digest), scope, send)
         else:
             async with transfers.join(await self.mirror.remote(reference, digest)) as transfer:
-                await blobs.send_arriving(transfer, digest, scope, send)
+                await blobs.send_arriving(transfer, Head.of(digest), scope, send)
 
     async def _tags(self, asked: "_Asked", reference: Reference) -> None:
         limit, last = _limit(asked.query.get("n")), asked.query.get("last", "")
@@ -178,48 +163,31 @@ class RegistryDoor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """One request, taken apart."""
+class _Asked(Asked):
+    """One request of the distribution API."""
 
-    scope: dict[str, Any]
-    send: Send
     route: Route
-    query: dict[str, str]
-    headers: dict[str, str]
 
     @classmethod
-    def of(cls, scope: dict[str, Any], send: Send) -> "_Asked":
-        headers: dict[str, str] = {}
-        for raw_name, value in scope["headers"]:  # several lines of Accept are one list
-            name = raw_name.decode("latin-1").lower()
-            headers[name] = f"{headers[name]},{value.decode('latin-1')}" if name in headers else value.decode("latin-1")
-        return cls(scope, send, Route.parse(scope["path"]), _query_of(scope["query_string"].decode("latin-1")), headers)
-
-    @property
-    def is_of_web_page(self) -> bool:
-        """Whether a page of another site, open in a browser, sent this. Source: Fetch Metadata, "Sec-Fetch-Site"."""
-        return "origin" in self.headers or self.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    def of_request(cls, asked: Asked) -> "_Asked":
+        return cls(asked.scope, asked.send, asked.query, asked.headers, Route.parse(asked.scope["path"]))
 
     async def refuse(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """Send an error envelope."""
         await self.answer(status, body, [("Content-Type", JSON), *(headers or [])])
 
     async def answer(self, status: int, body: bytes, headers: Headers) -> None:
-        """Send a whole answer; to a HEAD, all but its body."""
-        head = _head_of(headers, None if status == 304 else len(body), self.query.get("ns"))
-        await self.send({"type": "http.response.start", "status": status, "headers": head})
-        await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
-
-
-def _query_of(text: str) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(text).items()}
+        """Send a whole answer, with what this API adds to each; to a HEAD, all but its body."""
+        await self.send_whole(
+            _head_of(headers, None if status == 304 else len(body), self.query.get("ns")), status, body
+        )
 
 
 @lru_cache(maxsize=1024)
 def _manifest_asked_for(target: str, default_registry: str) -> tuple[Reference | None, str | None]:
     """Read the target of a request for a manifest, and its namespace; None for any other."""
     path, _, query = target.partition("?")
-    route, namespace = Route.parse(path), _query_of(query).get("ns")
+    route, namespace = Route.parse(path), query_of(query).get("ns")
     if route.endpoint is not Endpoint.MANIFEST or not route.can_exist:
         return None, None
     try:
