@@ -22,6 +22,7 @@ from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
 from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
+from nekko.transfer.hub import HubMirror
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
@@ -68,6 +69,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
+                hub = HubMirror(store, transfers, upstreams.hub, settings)
                 repairs = Repairs(nursery, store, transfers, upstreams, settings)
                 verifier = Verifier(store, repairs)
                 scrub = Scrub(
@@ -75,7 +77,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
                 application = app.build(
-                    store, transfers, pulls, mirror, repairs, scrub, Verifications(nursery, verifier), Counters(),
+                    store, transfers, pulls, mirror, hub, repairs, scrub, Verifications(nursery, verifier), Counters(),
                     settings, access,
                 )  # fmt: skip
                 stop = trio.Event()

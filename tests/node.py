@@ -13,6 +13,7 @@ from nekko.oci.platform import PlatformSelection
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store, open_store
+from nekko.transfer.hub import HubMirror
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.ranges import Tuning
@@ -40,6 +41,7 @@ class Node:
     transfers: Transfers
     pulls: Pulls
     mirror: Mirror
+    hub: HubMirror
     repairs: Repairs
     scrub: Scrub
     verifications: Verifications
@@ -88,9 +90,10 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         transfers = Transfers(nursery, store, settings, tuning)
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
+        hub = HubMirror(store, transfers, upstreams.hub, settings)
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
         verifier = Verifier(store, repairs)
         scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
         verifications = Verifications(nursery, verifier)
-        yield Node(settings, store, client, transfers, pulls, mirror, repairs, scrub, verifications)
+        yield Node(settings, store, client, transfers, pulls, mirror, hub, repairs, scrub, verifications)
         nursery.cancel_scope.cancel()

@@ -16,6 +16,8 @@ from nekko.api import admin, content, status, verify
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
+from nekko.api.hub.door import HubDoor
+from nekko.api.hub.route import ROOT as HUB_ROOT
 from nekko.api.peer import Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
 from nekko.api.request_log import RequestLog
@@ -25,6 +27,7 @@ from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
 from nekko.store.store import Store
+from nekko.transfer.hub import HubMirror
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
@@ -38,7 +41,7 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
     "content": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "health": "health",
-    "": "front", "openapi.json": "front",
+    "": "front", "openapi.json": "front", HUB_ROOT: "hub",
 }  # fmt: skip
 
 
@@ -62,7 +65,7 @@ class Application:
 
     def at_once(self, method: str, target: str, accept: str, peer: Peer) -> Answer | None:
         """Answer a request that says nothing else, without the detour by `__call__`; None if that is what it needs."""
-        started, door = time.monotonic(), _door_of(target)
+        started, door = time.monotonic(), _door_of(target, peer.doors)
         if door in DOORS and door not in peer.doors:
             return None
         try:
@@ -82,7 +85,8 @@ class Application:
             answered = message.get("status", answered)
             await send(message)
 
-        door, peer = _door_of(scope["path"]), peer_of(scope)
+        peer = peer_of(scope)
+        door = _door_of(scope["path"], peer.doors)
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
             raw = self._raw.get(door) if door in peer.doors else None
@@ -96,6 +100,7 @@ def build(
     transfers: Transfers,
     pulls: Pulls,
     mirror: Mirror,
+    hub: HubMirror,
     repairs: Repairs,
     scrub: Scrub,
     verifications: Verifications,
@@ -116,8 +121,9 @@ def build(
 
     @quart.before_request
     async def check_door() -> None:
-        door = _door_of(request.path)
-        if door in DOORS and door not in peer_of(request.scope).doors:
+        doors = peer_of(request.scope).doors
+        door = _door_of(request.path, doors)
+        if door in DOORS and door not in doors:
             raise NotFound(f"this listener has no door {door!r}")
 
     @quart.errorhandler(NekkoError)
@@ -142,12 +148,20 @@ def build(
     blobs = BlobDoor(store.blobs, transfers, repairs, counters)
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(mirror, proving, counters, settings)
-    raw: dict[str, Asgi] = {"files": blobs, "registry": registry}
+    raw: dict[str, Asgi] = {"files": blobs, "registry": registry, "hub": HubDoor(hub, blobs, counters, settings)}
     return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 
-def _door_of(path: str) -> str:
-    """Give the door that a path belongs to; `health`, `front` and `other` are at every listener."""
+def _door_of(path: str, doors: frozenset[str]) -> str:
+    """Give the door that a path belongs to; `health`, `front` and `other` are at every listener.
+
+    Where the Hub is the only door it has every other path: clients get the listener itself as HF_ENDPOINT.
+    """
+    door = _usual_door_of(path)
+    return "hub" if doors == {"hub"} and door not in ("health", "front") else door
+
+
+def _usual_door_of(path: str) -> str:
     if PATH.fullmatch(path) is not None:
         return "files"
     return _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")

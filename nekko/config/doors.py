@@ -9,6 +9,7 @@ from nekko.errors import ConfigInvalidError
 DOORS: Mapping[str, str] = {
     "content": "/content/            pull a URL, list; /content/<base64 of the URL> shows and removes",
     "registry": "/v2/                 pull images through: containerd, podman, skopeo, docker",
+    "hub": "/hf/                 the Hugging Face Hub, cached: HF_ENDPOINT=http://this.host:port/hf",
     "files": "/<sha256>            a file by its hash",
     "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning, verifying",
 }

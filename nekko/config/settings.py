@@ -72,7 +72,9 @@ class Host:
         None, "the proxy for this host, whatever NO_PROXY says; none for no proxy", read=grammar.proxy, is_secret=True
     )
     revalidate_seconds: float | None = setting(
-        None, "age at which tags of this host are asked for again, instead of revalidateSeconds", read=grammar.seconds
+        None,
+        "age at which tags and branches of this host are asked for again, instead of revalidateSeconds",
+        read=grammar.seconds,
     )
 
 
@@ -157,11 +159,16 @@ class Settings:
         True, "a manifest pulled by the registry door brings the rest of the image for this node's platform as well"
     )
     revalidate_seconds: float | None = setting(
-        None, "a tag older than this is compared with its registry when it is asked for; without it only by a refresh",
+        None,
+        "a tag, or a Hub's branch, older than this is compared with its upstream when it is asked for; without it only "
+        "by a refresh",
         read=grammar.seconds,
     )  # fmt: skip
     manifest_timeout_seconds: float = setting(
         30.0, "longest wait of the registry door's client for a manifest that is not held; its pull goes on"
+    )
+    share_credentialed_content: bool = setting(
+        False, "what the Hub door fetched with one client's token is for every client, and on every other way as well"
     )
     always_pull_latest: bool = setting(False, "as revalidateSeconds 0, for the tag `latest`")
 
@@ -222,6 +229,13 @@ class Settings:
         env="HF_TOKEN", is_secret=True,
     )  # fmt: skip
     hosts: Mapping[str, Host] = setting({}, "settings per upstream host")
+
+    def revalidate_after(self, host: str) -> float | None:
+        """Give the age in seconds at which what a name of a host means is asked for again; None for never."""
+        rules = self.hosts.get(host)
+        if rules is not None and rules.revalidate_seconds is not None:
+            return rules.revalidate_seconds
+        return self.revalidate_seconds
 
 
 @dataclass(frozen=True, slots=True)

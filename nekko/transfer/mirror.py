@@ -169,10 +169,7 @@ class Mirror:
             return True
         if trio.current_time() - self._asked_in_vain.get(reference.name, float("-inf")) < ASK_AGAIN_SECONDS:
             return True
-        host = settings.hosts.get(reference.registry)
-        age = settings.revalidate_seconds
-        if host is not None and host.revalidate_seconds is not None:
-            age = host.revalidate_seconds
+        age = settings.revalidate_after(reference.registry)
         if settings.always_pull_latest and reference.tag == "latest":
             age = 0
         return age is None or time.time() - meaning.checked < age

@@ -23,11 +23,13 @@ from nekko.oci.artifact import validators_of
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
+from nekko.sources.hub import HubLocator
 from nekko.sources.locator import parse_locator
 from nekko.store.content import Content, Naming
 from nekko.store.store import Store, digests_of
 from nekko.transfer.backoff import persist
 from nekko.transfer.bring import Bringing, parse_manifest
+from nekko.transfer.listings import remember
 from nekko.transfer.running import Pull, PullResult, PullStatistics, Wish
 from nekko.transfer.table import Transfers, fault_of, retold
 from nekko.upstream.base import Files, Known, Resolution, Unchanged, Validators
@@ -194,6 +196,9 @@ class Pulls:
                 )
                 store.catalog.forget(content)
                 return PullResult(held, is_cached=True, is_stale=True)
+            if isinstance(resolution, Files | Unchanged) and resolution.listing is not None:
+                assert isinstance(wish.locator, HubLocator)
+                await remember(store.catalog, wish.locator, resolution.listing)
             if isinstance(resolution, Unchanged):
                 assert held is not None
                 assert held.root is not None

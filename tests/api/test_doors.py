@@ -10,7 +10,7 @@ from tests.api.test_content import FILE, SHA, serve_node
 from tests.fakes.far_end import FarEnd, whole
 from tests.node import Node
 
-PATHS = {"content": "/content/", "files": f"/{SHA}", "registry": "/v2/", "admin": "/metrics"}
+PATHS = {"content": "/content/", "files": f"/{SHA}", "registry": "/v2/", "hub": "/hf/", "admin": "/metrics"}
 
 
 @pytest.mark.parametrize("door", PATHS)
@@ -23,7 +23,8 @@ async def test_listener_answers_its_door_and_health_and_nothing_else(node: Node,
             answer = await served.client.get(path)
             assert answer.status_code == (200 if name == door else 404), path
             if name != door:
-                assert answer.headers["content-type"] == "application/problem+json"
+                kind = "application/json" if door == "hub" else "application/problem+json"  # which has every path
+                assert answer.headers["content-type"] == kind
         front = (await served.client.get("/")).text
         assert [name for name, line in DOORS.items() if line in front] == [door]
 

@@ -25,8 +25,8 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance",
 )  # fmt: skip
 """A 500 is in no description, so the first of these finds it; 502 and 503 are an upstream's, and right."""
-RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/") for method in ("get", "head")}
-"""What `api.blobs` and `api.registry` answer, of which Quart knows nothing."""
+RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/", "/hf/") for method in ("get", "head")}
+"""What `api.blobs`, `api.registry` and `api.hub` answer, of which Quart knows nothing."""
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.transfers,
         node.pulls,
         node.mirror,
+        node.hub,
         node.repairs,
         node.scrub,
         node.verifications,
@@ -73,6 +74,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert common == {"/", "/openapi.json", "/health", "/health/live", "/health/ready"}
     assert paths["content"] - common == {"/content/", "/content/{url}"}
     assert paths["registry"] - common == {"/v2/"}
+    assert paths["hub"] - common == {"/hf/"}
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
