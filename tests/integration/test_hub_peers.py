@@ -1,34 +1,21 @@
 """The fake Hub, proven by released clients of the real one: they download from it as from huggingface.co."""
 
-import json
-import os
 import random
-import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from tests.fakes.hub import FakeHub, Repo, fake_hub
+from tests.hub_client import PEERS, VERSIONS, Client, content_of
 
 pytestmark = pytest.mark.peers
-PEERS = Path(__file__).parents[2] / "build/peers"
 FILES = {
     "README.md": b"# tiny\n", "config.json": b"{}", "empty": b"", "a b/c#d.txt": b"odd\n",
     "sub/model.safetensors": random.Random(4).randbytes(300_000),
 }  # fmt: skip
 LARGE = {"sub/model.safetensors"}
-CALLS = """
-import json, sys, huggingface_hub
-for name, arguments in json.loads(sys.argv[1]):
-    try:
-        print(json.dumps({"value": str(getattr(huggingface_hub, name)(**arguments))}))
-    except Exception as error:
-        print(json.dumps({"error": [kind.__name__ for kind in type(error).__mro__]}))
-"""
 
 
 @pytest.fixture
@@ -42,42 +29,9 @@ def repo(hub: FakeHub) -> Repo:
     return hub.add("acme/Tiny", FILES, lfs=LARGE)
 
 
-@dataclass
-class Client:
-    """A released client with a cache of its own."""
-
-    programs: Path
-    home: Path
-    hub: FakeHub
-
-    async def run(self, *command: str | Path, **environment: str) -> str:
-        """Run a program of its environment; gives what it printed."""
-        given = {
-            "PATH": os.environ["PATH"], "HOME": str(self.home), "HF_HOME": str(self.home / "hf"),
-            "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        }  # fmt: skip
-        program, *arguments = command
-        done = await trio.run_process(
-            [self.programs / program, *arguments], env=given | environment, check=False,
-            capture_stdout=True, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        printed = done.stdout.decode()
-        assert done.returncode == 0, printed
-        return printed
-
-    async def call(self, *calls: tuple[str, dict[str, Any]], **environment: str) -> list[dict[str, Any]]:
-        """Call functions of the library, one after the other."""
-        printed = await self.run("python", "-W", "ignore", "-c", CALLS, json.dumps(calls), **environment)
-        return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-
-
-@pytest.fixture(params=["hub-0", "hub-1", "hub-2"])
+@pytest.fixture(params=VERSIONS)
 def client(request: pytest.FixtureRequest, hub: FakeHub, tmp_path: Path) -> Client:
-    return Client(PEERS / request.param / "bin", tmp_path, hub)
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return Client(PEERS / request.param / "bin", tmp_path, hub.url)
 
 
 async def test_single_files_arrive_and_the_cdn_sees_no_token(client: Client, hub: FakeHub, repo: Repo) -> None:
