@@ -3,12 +3,16 @@
 A request to upgrade (HTTP/2 in clear text, WebSocket) is answered as if it had not asked, which RFC 9110, 7.8, permits;
 tunnels are refused. Hypercorn would change the protocol, and has short inputs behind that door which end a connection
 with an exception.
+
+A peer that waits for `100 Continue` before it sends its body is told so when the application asks for the body, not
+before: what can be refused by its headers then costs neither side the bytes.
 """
 
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import h11
 import trio
@@ -18,7 +22,14 @@ from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    Scope,
+)
 
 from nekko.server.stream import PeerGoneError
 
@@ -45,8 +56,21 @@ class ServerConfig(Config):
         return self._lines[1]
 
 
+class _Connection(h11.Connection):
+    """h11's, that tells Hypercorn of no peer that waits: it would answer 100 before the application is asked."""
+
+    @property
+    def they_are_waiting_for_100_continue(self) -> bool:
+        """Whether Hypercorn is to answer 100: never."""
+        return False
+
+
 class Http1(H11Protocol):
     """Hypercorn's HTTP/1.1, without ways out of it."""
+
+    def __init__(self, app: AppWrapper, config: Config, *others: Any) -> None:
+        super().__init__(app, config, *others)
+        self.connection = _Connection(h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay, whatever the request wants to upgrade to."""
@@ -58,7 +82,7 @@ class Http1(H11Protocol):
             await self.send(Closed())
             return
         self.stream = HTTPStream(
-            self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server,
+            self._answer, self.config, self.context, self.task_group, self.ssl, self.client, self.server,
             self.stream_send, STREAM_ID,
         )  # fmt: skip
         self.keep_alive_requests += 1
@@ -82,6 +106,22 @@ class Http1(H11Protocol):
             and self.stream is None
             and connection.trailing_data[0] == b""
         )
+
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+    ) -> None:
+        async def ask() -> ASGIReceiveEvent:
+            assert isinstance(self.connection, h11.Connection)
+            if self.connection.client_is_waiting_for_100_continue:
+                await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+            return await receive()
+
+        await self.app(scope, ask, send, sync_spawn, call_soon)
 
     def count_body(self, count: int) -> None:
         """Account for bytes of the answer's body that are sent past this protocol, as they are.

@@ -170,13 +170,6 @@ async def test_answer_to_an_unread_body_that_never_comes_does_not_hold_the_conne
     assert received.endswith(b"ok")
 
 
-async def test_expect_100_continue_is_told_to_go_on(start: Start) -> None:
-    server = await start(hello)
-    client = await server.connect()
-    await client.stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
-    assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 100 ")
-
-
 async def test_application_is_told_of_the_end_however_often_it_asks(start: Start) -> None:
     events = []
     asked = trio.Event()
