@@ -4,9 +4,9 @@ A blob counts as present while its file is the one whose bytes were proven (`ide
 before it is used, whoever asks; if it is wrong it goes to quarantine and its record is dropped, so nothing is served
 from it again.
 
-A blob whose file not everybody may read is *private*: it was fetched with the credentials of one client, which its
-upstream gives to nobody without. It is there only for those who have shown such a right (`is_granted`); for everybody
-else it is absent, until it is fetched in the open. The mode is the mark, so it survives a lost catalog.
+A *private* blob was fetched with the credentials of one client, and its upstream gives it to nobody without. It is
+there only for those who have shown such a right (`is_granted`); for everybody else it is absent, until it is fetched in
+the open. The mode of its file is the mark (`PRIVATE_MODE`), so the blob never was without it.
 """
 
 import logging
@@ -24,7 +24,7 @@ from nekko.store.catalog import Catalog
 from nekko.store.content import Blob
 from nekko.store.hashing import UNREADABLE, Hashing
 from nekko.store.identity import identity_of
-from nekko.store.layout import Layout, force_file
+from nekko.store.layout import OPEN_MODE, PRIVATE_MODE, Layout, force_file
 from nekko.store.locks import Locks
 from nekko.store.quarantine import MAX_QUARANTINED_BYTES, keep, set_aside
 from nekko.store.uses import Uses
@@ -248,12 +248,13 @@ class Blobs:
 
 
 def _is_private(found: os.stat_result) -> bool:
-    return not found.st_mode & stat.S_IROTH
+    """Tell a private blob by the sticky bit, which means nothing else in a file, and is in no change of rights."""
+    return bool(found.st_mode & stat.S_ISVTX)
 
 
 def _make_read_only(descriptor: int) -> None:
     """Take back what `chmod` did: nobody writes to a blob, its owner may read it. Others' files stay as they are."""
     found = os.fstat(descriptor)
-    mode = (stat.S_IMODE(found.st_mode) | 0o440) & 0o444
+    mode = (stat.S_IMODE(found.st_mode) | 0o440) & (OPEN_MODE | PRIVATE_MODE)
     if mode != stat.S_IMODE(found.st_mode) and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
         os.fchmod(descriptor, mode)

@@ -36,7 +36,7 @@ from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob, Content
 from nekko.store.extents import Extent, cut, joined, total
 from nekko.store.identity import identity_of
-from nekko.store.layout import Layout, replace_file, sync_directory
+from nekko.store.layout import OPEN_MODE, PRIVATE_MODE, Layout, replace_file, sync_directory
 from nekko.store.locks import Locks
 from nekko.store.proving import Proving
 from nekko.store.quarantine import keep, set_aside
@@ -227,7 +227,7 @@ class Ingest:
             if fault := observer.verdict():
                 raise IntegrityError(fault)
         os.fsync(self._file)
-        os.fchmod(self._file, 0o440 if self._is_private else 0o444)
+        os.fchmod(self._file, PRIVATE_MODE if self._is_private else OPEN_MODE)
         target = self._layout.blob(actual)
         target.parent.mkdir(exist_ok=True)
         is_ours = self._put_at(target)

@@ -21,6 +21,8 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _SHARED, _NO_RENAME = "which other hosts may write at the same time", "which cannot replace a file in one step"
 _UNFIT = dict.fromkeys(("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "fuse.sshfs"), _SHARED)
 _UNFIT |= dict.fromkeys(("vfat", "msdos", "exfat", "fuse.exfat"), _NO_RENAME)
+OPEN_MODE, PRIVATE_MODE = 0o444, 0o1440
+"""Of a blob's file; see `store.blobs`."""
 BALLAST_BYTES = 1 << 20
 
 

@@ -90,7 +90,7 @@ async def test_private_blob_is_found_by_no_other_way(door: Door, hub: FakeHub) -
         digest = Digest.of(body)
         assert (await door.served.client.get(f"/{digest.encoded}")).status_code == 404
         path = door.served.node.store.layout.blob(digest)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o440
+        assert stat.S_IMODE(path.stat().st_mode) & 0o777 == 0o440
     assert door.listed() == []
     # A registry that only names the blob, without having it, does not open it.
     registry = FakeRegistry(hub.cdn)
@@ -166,6 +166,18 @@ async def test_who_was_let_in_is_let_in_while_the_hub_is_down_and_nobody_else(do
     await take(door, "config.json", "model.safetensors")
     assert refusal(await door.file("model.safetensors")) == (502, None)
     assert refusal(await door.file("model.safetensors", **OTHER)) == (502, None)
+
+
+async def test_private_blob_stays_private_when_its_file_is_proven_again(door: Door, hub: FakeHub) -> None:
+    make_private(hub)
+    await take(door, "model.safetensors")
+    digest = Digest.of(WEIGHTS)
+    path = door.served.node.store.layout.blob(digest)
+    path.with_name("link").hardlink_to(path)  # it is another file now, as far as its identity tells
+    assert (await door.served.client.get(f"/{digest.encoded}")).status_code == 404
+    await take(door, "model.safetensors")
+    assert (await door.served.client.get(f"/{digest.encoded}")).status_code == 404
+    assert stat.S_IMODE(path.stat().st_mode) == 0o1440
 
 
 async def test_private_files_are_held_over_a_restart(tmp_path: Path, hub: FakeHub) -> None:
