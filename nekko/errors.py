@@ -55,6 +55,18 @@ class RangeInvalidError(InvalidError):
         self.size = size
 
 
+class ImageInvalidError(InvalidError):
+    """An attachment, mount or container cannot be made as it is described."""
+
+
+class ArchiveInvalidError(InvalidError):
+    """An archive is not what it should be, or would reach beyond the place where it is unpacked."""
+
+
+class DriverUnknownError(InvalidError):
+    """There is no way here to make an object of that kind."""
+
+
 class ConfigInvalidError(InvalidError):
     """A setting is unknown, of the wrong type or unusable. The message names the key and where it came from."""
 
@@ -122,6 +134,14 @@ class ContentUnknownError(NotFoundError):
         self.name = name
 
 
+class ObjectUnknownError(NotFoundError):
+    """No attachment, mount or container of that type has that id or name."""
+
+    def __init__(self, what: str, key: object) -> None:
+        super().__init__(f"there is no {what} {key}")
+        self.key = key
+
+
 # --- the object is in use --------------------------------------------------------------------------------------------
 
 
@@ -131,6 +151,10 @@ class ConflictError(NekkoError):
 
 class StoreBusyError(ConflictError):
     """Another process holds the cache directory."""
+
+
+class ObjectBusyError(ConflictError):
+    """An attachment, mount or container is in use. The message says by what, and what may be done."""
 
 
 # --- bytes are not what they should be -------------------------------------------------------------------------------
@@ -288,3 +312,20 @@ class StorageBrokenError(HostError):
 
     def __init__(self, where: object, cause: object) -> None:
         super().__init__(f"{where}: the disk fails ({cause}); the kernel's log says why")
+
+
+class ProgramMissingError(HostError):
+    """A program of the host that is needed is not installed."""
+
+    def __init__(self, program: str, package: str) -> None:
+        super().__init__(f"{program} is not installed on this host: install the package {package}")
+        self.program = program
+
+
+class CommandError(HostError):
+    """A program of the host failed. `told` is what it wrote on its standard error."""
+
+    def __init__(self, command: str, status: int, told: str) -> None:
+        super().__init__(f"{command}: {told or f'ended with status {status}'}")
+        self.status = status
+        self.told = told

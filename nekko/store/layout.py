@@ -1,6 +1,5 @@
 """The directory tree of the cache, and the lock that makes this process its only writer."""
 
-import fcntl
 import json
 import logging
 import os
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nekko.errors import ConfigInvalidError, StoreBusyError
+from nekko import lock
+from nekko.errors import ConfigInvalidError
 from nekko.oci.digest import Digest
 
 log = logging.getLogger(__name__)
@@ -128,16 +128,7 @@ class Layout:
         Raises:
             StoreBusyError: Another process is.
         """
-        descriptor = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise StoreBusyError(f"cacheDir {self.root} is in use by process {holder}: stop it first") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        return descriptor
+        return lock.hold(self.own / "lock", f"cacheDir {self.root}")
 
 
 def file_system_of(path: Path, mounts: str) -> str:

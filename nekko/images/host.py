@@ -1,0 +1,111 @@
+"""The host as this room sees it: its programs, its mount table, its loop devices. Nothing here remembers anything."""
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from nekko.errors import CommandError, ProgramMissingError
+
+log = logging.getLogger(__name__)
+
+PACKAGES: Mapping[str, str] = {
+    "mount": "mount", "umount": "mount", "losetup": "mount", "mkfs.ext4": "e2fsprogs", "zstd": "zstd",
+    "mount.nfs": "nfs-common", "crun": "crun", "runc": "runc", "conmon": "conmon",
+}  # fmt: skip
+"""Every program that is run, and Debian's package of it."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""A daemon's own PATH may lack the directories of root's programs."""
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+SHOWN = 1000
+"""Characters of a program's complaint that are passed on."""
+
+
+def program(name: str) -> str:
+    """Give the path of one of the host's programs.
+
+    Raises:
+        ProgramMissingError: It is not installed.
+    """
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise ProgramMissingError(name, PACKAGES[name])
+    return found
+
+
+async def run(name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Path | None = None) -> str:
+    """Run one of the host's programs to its end; give its standard output.
+
+    Raises:
+        ProgramMissingError: It is not installed.
+        CommandError: It failed.
+
+    Cancellation: It is told to end, and waited for. What it did is not known then.
+    """
+    log.debug("running %s %s", name, " ".join(arguments))
+    done = await trio.run_process(
+        [program(name), *arguments], capture_stdout=True, capture_stderr=True, check=False,
+        pass_fds=pass_fds, cwd=cwd, env={"PATH": _PATH, "LC_ALL": "C"},
+    )  # fmt: skip
+    if done.returncode:
+        told = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise CommandError(name, done.returncode, told[:SHOWN])
+    return done.stdout.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the mount table."""
+
+    place: str
+    fs_type: str
+    source: str
+    options: frozenset[str]
+
+
+def mount_table() -> list[Mounted]:
+    """Read the mount table of this process. Source: proc_pid_mountinfo(5)."""
+    table = []
+    for line in _MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (fs_type, source, *_) = before.split(" "), after.split(" ")
+        table.append(Mounted(_plain(fields[4]), fs_type, _plain(source), frozenset(fields[5].split(","))))
+    return table
+
+
+def mounted_at(place: str | Path) -> list[Mounted]:
+    """Give what is mounted at a place, the visible one last."""
+    return [each for each in mount_table() if each.place == str(place)]
+
+
+def mounted_below(place: str | Path) -> list[Mounted]:
+    """Give what is mounted at a place and below it."""
+    return [each for each in mount_table() if each.place == str(place) or each.place.startswith(f"{place}/")]
+
+
+def backing_file(device: str) -> str | None:
+    """Give the file behind a loop device; None if it has none."""
+    try:
+        text = Path(f"/sys/block/{Path(device).name}/loop/backing_file").read_text("utf-8", "surrogateescape")
+    except OSError:  # the attribute is there only while there is a file
+        return None
+    return text.rstrip("\n").removesuffix(" (deleted)")
+
+
+def partitions(device: str) -> list[str]:
+    """Give the devices of a device's partitions, in their order."""
+    name = Path(device).name
+    found = [
+        (int(each.read_text()), f"/dev/{each.parent.name}")
+        for each in Path(f"/sys/block/{name}").glob(f"{name}p*/partition")
+    ]
+    return [partition for _, partition in sorted(found)]
+
+
+def _plain(text: str) -> str:
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,97 @@
+"""Drivers of mounts: each yields a directory."""
+
+import os
+import re
+from pathlib import Path
+
+from nekko.errors import ImageInvalidError
+from nekko.images import host
+from nekko.images.attach import base_of
+from nekko.images.confine import open_below
+from nekko.images.work import Work
+
+_REFUSED = ("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "encryption", "helper", "uhelper")
+"""Options that would have mount(8) do something else than mounting this device."""
+
+_FS_TYPE = re.compile(r"(?!no)[a-z][a-z0-9_.-]*")
+"""One type: mount(8) also takes lists, and `no…` for any but that."""
+
+
+async def mount_attach(work: Work) -> None:
+    """Mount the file system on an attachment's device, or on one of its partitions."""
+    own = work.own
+    options = own.get("mount_options") or []
+    for option in options:
+        name = option.partition("=")[0]
+        if name in _REFUSED or name.lower().startswith("x-") or "," in option or not option:
+            raise ImageInvalidError(f"attach: mount option {option[:100]!r} cannot be used here")
+    if not _FS_TYPE.fullmatch(own["fs_type"]):
+        raise ImageInvalidError(f"attach: {own['fs_type'][:100]!r} is no type of a file system")
+    attached = work.child(own["attach"])
+    device = attached.product
+    if number := own.get("partition", 0):
+        known = attached.told.get("partitions", [])
+        if not 1 <= number <= len(known):
+            raise ImageInvalidError(f"attach: {attached} has {len(known)} partitions, there is no {number}")
+        device = known[number - 1]
+    place = await work.mountpoint()
+    await work.mount(place, "-t", own["fs_type"], *(["-o", ",".join(options)] if options else []), device)
+
+
+async def mount_bind(work: Work) -> None:
+    """Show a directory of the host, or of another mount, at another place."""
+    own = work.own
+    source = open_below(base_of(work), own["path"], is_directory=True)
+    try:
+        place = await work.mountpoint()
+        is_recursive = own.get("recursive", False)
+        # By the descriptor, which is the directory that was found below the base, whatever its path leads to by now.
+        await work.mount(
+            place, "--no-canonicalize", "--rbind" if is_recursive else "--bind", f"/proc/self/fd/{source}",
+            is_recursive=is_recursive, pass_fds=(source,),
+        )  # fmt: skip
+    finally:
+        os.close(source)
+    # Else what is unmounted here would be unmounted at the source too, where the host shares its mounts.
+    await host.run("mount", "--make-rprivate", str(place))
+    if own.get("ro", False):
+        await make_read_only(place)
+
+
+async def make_read_only(place: Path) -> None:
+    """Refuse writing to all that is mounted at a place and below: a bind mount has to be told a second time."""
+    for each in host.mounted_below(place):
+        await host.run("mount", "-o", "remount,bind,ro", each.place)
+
+
+async def mount_overlay(work: Work) -> None:
+    """Make mounts appear as one, the first on top, and keep what is written apart from them."""
+    own = work.own
+    if not own["lower"]:
+        raise ImageInvalidError("overlay: lower names no mount")
+    lowers = [work.child(each) for each in own["lower"]]
+    if len({each.id for each in lowers}) < len(lowers):
+        raise ImageInvalidError("overlay: lower names one mount twice")
+    if strange := [each for each in lowers if each.told.get("is_tree_of_binds")]:
+        raise ImageInvalidError(f"overlay: {strange[0]} is made of one mount for each file, which no overlay can see")
+    is_ram = own.get("upper", "ram") == "ram"
+    if not is_ram and "size" in own:
+        raise ImageInvalidError("overlay: size limits an upper in ram; one on disk has the space of that disk")
+    above = work.places.uppers(is_ram=is_ram) / str(work.made.id)
+    await work.tree(above)
+    if is_ram:
+        await work.mount(above, "-t", "tmpfs", "-o", tmpfs_options(own.get("size")), "tmpfs")
+    upper, inner = above / "upper", above / "work"
+    upper.mkdir(mode=0o755)
+    inner.mkdir(mode=0o700)
+    work.made.told |= {"upperdir": str(upper), "workdir": str(inner)}
+    place = await work.mountpoint()
+    lower = ":".join(Path(each.product).name for each in lowers)
+    # Below one directory, so that the kernel's limit on the length of the options allows for many lower mounts.
+    options = f"lowerdir={lower},upperdir={upper},workdir={inner}"
+    await work.mount(place, "-t", "overlay", "-o", options, "overlay", cwd=work.places.mounts)
+
+
+def tmpfs_options(size: int | None) -> str:
+    """Give the options of a file system in RAM; without a size the kernel's limit is half of the machine's RAM."""
+    return "mode=0755" if size is None else f"mode=0755,size={size}"

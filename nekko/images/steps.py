@@ -1,0 +1,111 @@
+"""Steps: changes of the host that can be looked for and undone by their name alone.
+
+Each kind is one pair of sync or async functions: does it still hold, and undo it. Undoing what does not hold is no
+error, which is what lets a new process undo what an old one may or may not have done.
+"""
+
+import re
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from nekko.errors import CommandError, HostError, ObjectBusyError
+from nekko.images import host
+
+Kind = Literal["directory", "tree", "mount", "loop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change of the host. `subject` is the path or device that it is about.
+
+    directory: an empty directory at `subject`.
+    tree: a directory at `subject`, which goes with all that is in it.
+    mount: something is mounted at `subject`; `detail` is "recursive" where it brought mounts below it.
+    loop: the loop device `subject` has the file `detail`.
+    """
+
+    kind: Kind
+    subject: str
+    detail: str = ""
+
+
+def holds(step: Step) -> bool:
+    """Tell whether what a step did is still there."""
+    if step.kind == "mount":
+        return bool(host.mounted_at(step.subject))
+    if step.kind == "loop":
+        return host.backing_file(step.subject) == step.detail
+    return Path(step.subject).is_dir()
+
+
+async def undo(step: Step, *, lazy: bool = False) -> None:
+    """Undo a step, if it holds.
+
+    Args:
+        lazy: Unmount also what is in use; the kernel ends it when the last user is gone.
+
+    Raises:
+        ObjectBusyError: It is in use.
+        HostError: It cannot be undone; the message says why.
+    """
+    await _UNDO[step.kind](step, lazy)
+
+
+async def _undo_directory(step: Step, _: bool) -> None:
+    try:
+        Path(step.subject).rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(f"{step.subject} cannot be removed: {error.strerror}") from error
+
+
+async def _undo_tree(step: Step, _: bool) -> None:
+    if below := host.mounted_below(step.subject):  # never through a mount into what is not ours
+        raise ObjectBusyError(f"{step.subject} cannot be removed: {below[0].place} is mounted")
+    try:
+        await trio.to_thread.run_sync(remove_tree, Path(step.subject))
+    except OSError as error:
+        raise HostError(f"{step.subject} cannot be removed: {error}") from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+async def _undo_mount(step: Step, lazy: bool) -> None:
+    options = [*(["--recursive"] if step.detail == "recursive" else []), *(["--lazy"] if lazy else [])]
+    while host.mounted_at(step.subject):  # once for each that lies on the place: a remount may have been cut short
+        await _release("umount", *options, step.subject)
+
+
+async def _undo_loop(step: Step, _: bool) -> None:
+    # The kernel would take the order to detach, and wait for the device's users without saying so.
+    if users := [each.place for each in host.mount_table() if re.fullmatch(rf"{step.subject}(p\d+)?", each.source)]:
+        raise ObjectBusyError(f"{step.subject} is in use: {users[0]} is mounted from it")
+    if holds(step):
+        await _release("losetup", "--detach", step.subject)
+
+
+async def _release(name: str, *arguments: str) -> None:
+    try:
+        await host.run(name, *arguments)
+    except CommandError as error:
+        if "busy" in error.told:
+            raise ObjectBusyError(f"{arguments[-1]} is in use by a process, or by another mount") from error
+        raise
+
+
+_UNDO: Mapping[Kind, Callable[[Step, bool], Awaitable[None]]] = {
+    "directory": _undo_directory,
+    "tree": _undo_tree,
+    "mount": _undo_mount,
+    "loop": _undo_loop,
+}

@@ -1,0 +1,329 @@
+"""All objects of this host: made, found, counted, removed, and collected when nobody refers to them any more.
+
+The table changes only in sync steps, so no other task sees it half changed. What takes time is done between them, on
+objects that nobody else can touch: one being made is not found yet, one being removed is not found any more, and what
+an object stands on is kept by the reference that it holds.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from nekko import lock
+from nekko.errors import (
+    ConfigInvalidError,
+    DriverUnknownError,
+    ImageInvalidError,
+    NekkoError,
+    ObjectBusyError,
+    ObjectUnknownError,
+)
+from nekko.images import host, steps
+from nekko.images.attach import attach_local, attach_loopback
+from nekko.images.journal import Journal
+from nekko.images.mount import mount_attach, mount_bind, mount_overlay
+from nekko.images.objects import Object, Type, separate, slots
+from nekko.images.steps import Step
+from nekko.images.work import Places, Work
+
+log = logging.getLogger(__name__)
+
+Driver = Callable[[Work], Awaitable[None]]
+
+DRIVERS: Mapping[tuple[Type, str], Driver] = {
+    ("attach", "local"): attach_local,
+    ("attach", "loopback"): attach_loopback,
+    ("mount", "attach"): mount_attach,
+    ("mount", "bind"): mount_bind,
+    ("mount", "overlay"): mount_overlay,
+}
+MAX_DEPTH = 32
+"""Objects nested in each other in one request."""
+RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
+"""Pauses between tries to remove what nobody refers to any more; each is twice as long as the one before."""
+
+
+class Images:
+    """The table. Made by `open_images`."""
+
+    def __init__(self, places: Places, journal: Journal) -> None:
+        self._places = places
+        self._journal = journal
+        self._objects: dict[int, Object] = {}
+        self._stuck = trio.Event()
+        """Something could not be collected, and has to be tried again."""
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def get(self, type_: Type, id_: int) -> Object:
+        """Give an object that may be referred to.
+
+        Raises:
+            ObjectUnknownError: There is none with that id, or it is of another type.
+        """
+        found = self._objects.get(id_)
+        if found is None or found.type != type_ or found.state == "creating":
+            raise ObjectUnknownError(type_, id_)
+        return found
+
+    def all_of(self, type_: Type) -> list[Object]:
+        """Give all objects of a type, the oldest first."""
+        return [each for _, each in sorted(self._objects.items()) if each.type == type_ and each.state != "creating"]
+
+    def parents(self, target: Object) -> list[Object]:
+        """Give the objects that stand on one."""
+        return [each for each in self._objects.values() if target.id in each.children]
+
+    def references(self, target: Object) -> int:
+        """Count who keeps an object: whoever made it by a request of its own, and each time another one names it."""
+        return target.is_held + sum(each.children.count(target.id) for each in self._objects.values())
+
+    def describe(self, target: Object) -> dict[str, Any]:
+        """Give an object as readers see it, with what it stands on."""
+        shown = separate(target.definition)
+        for slot in list(slots(target.type, shown)):
+            child = self._objects.get(slot.value["id"])
+            if child is not None:
+                slot.fill(self.describe(child))
+        own = shown[target.kind] if target.kind else shown
+        own |= target.told
+        if target.product and target.type != "container":
+            shown["device_file" if target.type == "attach" else "mountpoint"] = target.product
+        if target.error is not None:
+            shown["error"] = target.error
+        return {"id": target.id, **shown, "refs": self.references(target)}
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    async def create(self, type_: Type, definition: Mapping[str, Any]) -> Object:
+        """Make an object, and what is nested in it first.
+
+        Raises:
+            DriverUnknownError: There is no such kind here.
+            ImageInvalidError, ObjectUnknownError, HostError: Why it cannot be made. What was made is undone.
+
+        Cancellation: What was made is undone.
+        """
+        if definition.get("id"):
+            raise ImageInvalidError("id: it is given by nekko, a new object cannot have one")
+        return await self._create(type_, definition, is_held=True, depth=0)
+
+    async def _create(self, type_: Type, definition: Mapping[str, Any], *, is_held: bool, depth: int) -> Object:
+        if depth >= MAX_DEPTH:
+            raise ImageInvalidError(f"objects are nested more than {MAX_DEPTH} deep")
+        kind = str(definition.get("kind", ""))
+        driver = DRIVERS.get((type_, kind))
+        if driver is None:
+            known = ", ".join(name for each, name in DRIVERS if each == type_)
+            raise DriverUnknownError(f"there is no driver for {type_} kind {kind[:100]!r} here: there are {known}")
+        if kind not in definition:
+            raise ImageInvalidError(f"{type_} kind {kind!r}: its part {kind!r} of the definition is missing")
+        made = Object(self._journal.reserve(), type_, separate(definition), is_held=is_held)
+        self._objects[made.id] = made
+        self._journal.write(made)
+        try:
+            for slot in list(slots(type_, made.definition)):
+                slot.fill({"id": await self._refer(made, slot.type, slot.value, depth)})
+            await driver(Work(made, self._journal, self._places, self._objects.__getitem__))
+            made.state = "ready"
+            self._journal.write(made)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._abandon(made)
+            raise
+        log.info("%s (%s) made: %s", made, kind, made.product)
+        return made
+
+    async def _refer(self, made: Object, type_: Type, value: Mapping[str, Any], depth: int) -> int:
+        if id_ := value.get("id"):
+            found = self.get(type_, id_)
+            if found.state != "ready":
+                raise ObjectBusyError(f"{found} is being removed")
+            made.children.append(found.id)
+            return found.id
+        child = await self._create(type_, value, is_held=False, depth=depth + 1)
+        made.children.append(child.id)  # no await since it was ready, so nobody has collected it
+        return child.id
+
+    async def _abandon(self, made: Object) -> None:
+        made.state, made.is_held = "removing", False
+        try:
+            await self._undo(made)
+        except NekkoError as error:
+            self._give_up(made, error)
+
+    # --- removing ---------------------------------------------------------------------------------------------------
+
+    async def remove(self, type_: Type, id_: int, *, force: bool = False, lazy: bool = False) -> dict[str, Any]:
+        """Remove an attachment or mount, then what nobody refers to any more; give it as it was.
+
+        Args:
+            force: Although others refer to it, as long as none of them is in use.
+            lazy: With `force`, even so; and unmount what is busy as soon as its users are gone.
+
+        Raises:
+            ObjectUnknownError: There is none.
+            ObjectBusyError: It is referred to, or in use.
+            HostError: The host does not let go of it. It stays, with the error.
+
+        Cancellation: What was begun is ended.
+        """
+        target = self.get(type_, id_)
+        self._check_free(target, force=force, lazy=lazy)
+        described = self.describe(target)
+        target.state = "removing"
+        with trio.CancelScope(shield=True):
+            whole = len(target.steps)
+            try:
+                await self._undo(target, lazy=lazy)
+            except NekkoError as error:
+                if len(target.steps) == whole:  # nothing has happened, so it can be used as before
+                    target.state = "ready"
+                else:
+                    self._give_up(target, error)
+                raise
+        return described
+
+    def _check_free(self, target: Object, *, force: bool, lazy: bool) -> None:
+        if target.state == "removing":
+            raise ObjectBusyError(f"{target} is being removed")
+        users = self.parents(target)
+        if not users:
+            return
+        named = ", ".join(map(str, users))
+        if not force:
+            raise ObjectBusyError(f"{target} is used by {named}: remove that first, or use force=true")
+        if not lazy and (live := [each for each in users if self._is_live(each)]):
+            raise ObjectBusyError(f"{target} is in use by {live[0]}: force=true with lazy=true takes it away even so")
+
+    def _is_live(self, user: Object) -> bool:
+        return user.type == "mount" and user.kind == "overlay"
+
+    async def _undo(self, target: Object, *, lazy: bool = False) -> None:
+        """Undo all steps of an object, forget it, and collect what it stood on."""
+        while target.steps:
+            await steps.undo(target.steps[-1], lazy=lazy)
+            target.steps.pop()
+            self._journal.write(target)
+        del self._objects[target.id]
+        self._journal.forget(target)
+        log.info("%s removed", target)
+        for child in dict.fromkeys(target.children):
+            await self._collect(child)
+
+    async def _collect(self, id_: int) -> None:
+        """Remove an object if nobody refers to it any more; what fails is tried again later."""
+        target = self._objects.get(id_)
+        if target is None or self.references(target) or target.state != "ready":
+            return
+        target.state = "removing"
+        try:
+            await self._undo(target)
+        except NekkoError as error:
+            self._give_up(target, error)
+
+    def _give_up(self, target: Object, error: NekkoError) -> None:
+        target.error = str(error)
+        self._journal.write(target)
+        log.warning("%s cannot be removed yet: %s", target, error)
+        self._stuck.set()
+
+    async def run(self) -> None:
+        """Try again, from time to time, to remove what could not be collected."""
+        pause = RETRY_SECONDS
+        while True:
+            await self._stuck.wait()
+            await trio.sleep(pause)
+            self._stuck = trio.Event()
+            for target in [each for each in self._objects.values() if each.state == "removing" and each.error]:
+                with trio.CancelScope(shield=True):
+                    target.error = None
+                    try:
+                        await self._undo(target)
+                    except NekkoError as error:
+                        self._give_up(target, error)
+            pause = min(pause * 2, MAX_RETRY_SECONDS) if self._stuck.is_set() else RETRY_SECONDS
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Take over what an earlier process made: what is still there stays, what is not whole is undone."""
+        for found in self._journal.read():
+            self._objects[found.id] = found
+        for found in self._parents_first():
+            if found.id not in self._objects:
+                continue  # collected with its parent
+            gone = [step.subject for step in found.steps if not steps.holds(step)]
+            if found.state == "ready" and not gone:
+                continue
+            if found.state == "ready":
+                log.warning("%s is forgotten: %s is gone", found, gone[0])
+            found.state, found.is_held = "removing", False
+            try:
+                await self._undo(found)
+            except NekkoError as error:
+                self._give_up(found, error)
+        for orphan in list(self._objects):
+            await self._collect(orphan)
+        await self._sweep()
+
+    def _parents_first(self) -> list[Object]:
+        """Give all objects, each behind those that stand on it."""
+        ordered: dict[int, Object] = {}
+
+        def visit(target: Object) -> None:
+            if target.id not in ordered:
+                for parent in self.parents(target):
+                    visit(parent)
+                ordered[target.id] = target
+
+        for target in list(self._objects.values()):
+            visit(target)
+        return list(ordered.values())
+
+    async def _sweep(self) -> None:
+        """Remove what no object has: a machine that lost its power may have kept directories, but not the journal."""
+        for place in self._places.all_own():
+            if place.name.isdecimal() and int(place.name) in self._objects:
+                continue
+            log.warning("%s belongs to no object, and is removed", place)
+            try:
+                for each in reversed(host.mounted_below(place)):
+                    await steps.undo(Step("mount", each.place))
+                await steps.undo(Step("tree", str(place)))
+            except NekkoError as error:
+                log.error("%s cannot be removed: %s", place, error)
+
+
+@asynccontextmanager
+async def open_images(places: Places) -> AsyncIterator[Images]:
+    """Open the image API's directories, take over what is there, and collect while the block runs.
+
+    Leaving the block leaves all objects as they are.
+
+    Raises:
+        ConfigInvalidError: The directories cannot be used.
+        StoreBusyError: Another process holds them.
+    """
+    try:
+        places.prepare()
+    except OSError as error:
+        raise ConfigInvalidError(f"imagesDir {places.root}, imagesRunDir {places.run}: {error.strerror}") from error
+    held = lock.hold(places.root / "lock", f"imagesDir {places.root}")
+    try:
+        journal = Journal(places.journal)
+        try:
+            images = Images(places, journal)
+            await images.adopt()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(images.run)
+                yield images
+                nursery.cancel_scope.cancel()
+        finally:
+            journal.close()
+    finally:
+        os.close(held)

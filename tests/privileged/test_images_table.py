@@ -1,0 +1,331 @@
+"""Attachments and mounts on the real kernel: made, nested, counted, removed, collected, and found again."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nekko.errors import (
+    DriverUnknownError,
+    HostError,
+    ImageInvalidError,
+    ObjectBusyError,
+    ObjectUnknownError,
+    StoreBusyError,
+)
+from nekko.images.table import open_images
+from tests.privileged.image_host import ImageHost, bind, bind_of, loopback, needs_root, on_attach, overlay
+
+pytestmark = needs_root
+
+
+# --- each kind -------------------------------------------------------------------------------------------------------
+
+
+async def test_loopback_of_a_squashfs_is_a_device_that_can_be_mounted(image_host: ImageHost) -> None:
+    image = image_host.squashfs(name="greeting", hello="world")
+    async with open_images(image_host.places) as images:
+        attached = await images.create("attach", loopback(image))
+        assert Path(attached.product).is_block_device()
+        mounted = await images.create("mount", on_attach({"id": attached.id}, "squashfs", "ro"))
+        assert Path(mounted.product, "hello").read_text() == "world"
+        told = images.describe(mounted)
+        assert told["attach"]["attach"]["device_file"] == attached.product
+        assert (told["refs"], told["attach"]["attach"]["refs"]) == (1, 2)
+        await images.remove("mount", mounted.id)
+        await images.remove("attach", attached.id)
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "erofs"])
+async def test_file_systems_of_images_are_mounted(image_host: ImageHost, fs_type: str) -> None:
+    image = image_host.ext4(hello="x") if fs_type == "ext4" else image_host.erofs(hello="x")
+    async with open_images(image_host.places) as images:
+        mounted = await images.create("mount", on_attach(loopback(image, ro=True), fs_type, "ro"))
+        place = Path(mounted.product)
+        assert (place / "hello").read_text() == "x"
+        with pytest.raises(OSError, match="Read-only"):
+            (place / "hello").write_text("y")
+        await images.remove("mount", mounted.id)
+
+
+async def test_read_only_loopback_refuses_writing(image_host: ImageHost) -> None:
+    image = image_host.ext4()
+    async with open_images(image_host.places) as images:
+        attached = await images.create("attach", loopback(image, ro=True))
+        assert Path("/sys/block", Path(attached.product).name, "ro").read_text() == "1\n"
+        await images.remove("attach", attached.id)
+
+
+async def test_local_device_is_a_block_device_of_the_host(image_host: ImageHost) -> None:
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        device = await images.create("attach", loopback(image))
+        local = {"kind": "local", "local": {"path": device.product}}
+        mounted = await images.create("mount", on_attach(local, "squashfs"))
+        with pytest.raises(ObjectBusyError, match="is mounted from it"):
+            await images.remove("attach", device.id)
+        await images.remove("mount", mounted.id)
+        for path, error in (
+            ("/dev/null", ImageInvalidError),
+            ("/nowhere", HostError),
+            ("/etc/passwd", ImageInvalidError),
+        ):
+            with pytest.raises(error):
+                await images.create("attach", {"kind": "local", "local": {"path": path}})
+        await images.remove("attach", device.id)
+
+
+async def test_read_only_bind_refuses_writing_and_the_source_does_not(image_host: ImageHost) -> None:
+    tree = image_host.tree(hello="x")
+    async with open_images(image_host.places) as images:
+        mounted = await images.create("mount", bind(tree, ro=True))
+        with pytest.raises(OSError, match="Read-only"):
+            Path(mounted.product, "new").write_text("")
+        (tree / "more").write_text("y")
+        assert Path(mounted.product, "more").read_text() == "y"
+        await images.remove("mount", mounted.id)
+
+
+async def test_recursive_bind_brings_what_is_mounted_below_and_leaves_it_there(image_host: ImageHost) -> None:
+    (image_host.tree() / "below").mkdir()
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        inner = await images.create("mount", on_attach(loopback(image), "squashfs"))
+        outer = await images.create("mount", bind(image_host.places.mounts, recursive=True, ro=True))
+        assert Path(outer.product, str(inner.id), "hello").read_text() == "x"
+        flat = await images.create("mount", bind(image_host.places.mounts))
+        assert not list(Path(flat.product, str(inner.id)).iterdir())
+        await images.remove("mount", flat.id)
+        await images.remove("mount", outer.id)
+        assert Path(inner.product, "hello").read_text() == "x"
+        await images.remove("mount", inner.id)
+
+
+@pytest.mark.parametrize("upper", ["ram", "disk"])
+async def test_overlay_keeps_what_is_written_apart(image_host: ImageHost, upper: str) -> None:
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs"), upper=upper))
+        Path(made.product, "hello").write_text("changed")
+        told = images.describe(made)["overlay"]
+        assert Path(told["upperdir"], "hello").read_text() == "changed"
+        assert Path(told["lower"][0]["mountpoint"], "hello").read_text() == "x"
+        await images.remove("mount", made.id)
+
+
+async def test_overlay_in_ram_has_no_more_room_than_it_was_given(image_host: ImageHost) -> None:
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", overlay(bind(image_host.tree()), size=1 << 20))
+        with pytest.raises(OSError, match="No space left"):
+            Path(made.product, "large").write_bytes(bytes(2 << 20))
+        await images.remove("mount", made.id)
+
+
+async def test_first_lower_mount_is_on_top(image_host: ImageHost) -> None:
+    trees = [image_host.files / name for name in ("top", "bottom")]
+    for tree in trees:
+        tree.mkdir()
+        (tree / "which").write_text(tree.name)
+        (tree / tree.name).touch()
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", overlay(*map(bind, trees)))
+        assert Path(made.product, "which").read_text() == "top"
+        assert {each.name for each in Path(made.product).iterdir()} == {"which", "top", "bottom"}
+        await images.remove("mount", made.id)
+
+
+# --- paths that would lead out ---------------------------------------------------------------------------------------
+
+
+async def test_paths_stay_below_their_base(image_host: ImageHost) -> None:
+    tree = image_host.tree(inside="x")
+    (tree / "etc").mkdir()
+    (tree / "etc/passwd").write_text("of the image")
+    (tree / "out").symlink_to("/etc")
+    (tree / "up").symlink_to("../../../../../../../etc")
+    async with open_images(image_host.places) as images:
+        base = await images.create("mount", bind(tree))
+        for path in ("out", "up", "../../../etc", "/etc"):
+            made = await images.create("mount", bind_of({"id": base.id}, path))
+            assert Path(made.product, "passwd").read_text() == "of the image"
+            await images.remove("mount", made.id)
+        with pytest.raises(ImageInvalidError, match="No such file"):
+            await images.create("mount", bind_of({"id": base.id}, "../../../usr"))
+        await images.remove("mount", base.id)
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+def chain(image: Path) -> dict[str, Any]:
+    """Describe six objects on each other: overlay, bind, attach, loopback, attach, loopback."""
+    inner = on_attach(loopback(image), "squashfs")
+    file = {"kind": "loopback", "loopback": {"path": "inner.sqfs", "base": "mount", "mount": inner}}
+    return overlay(bind_of(on_attach(file, "squashfs")))
+
+
+def nested_image(image_host: ImageHost) -> Path:
+    inner = image_host.squashfs(name="inner.sqfs", deep="down")
+    outer = image_host.files / "outer"
+    outer.mkdir()
+    inner.rename(outer / "inner.sqfs")
+
+    subprocess.run(["mksquashfs", outer, image_host.files / "outer.sqfs", "-quiet", "-no-progress"], check=True)
+    return image_host.files / "outer.sqfs"
+
+
+async def test_chain_of_six_goes_with_its_top(image_host: ImageHost) -> None:
+    image = nested_image(image_host)
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", chain(image))
+        assert Path(made.product, "deep").read_text() == "down"
+        assert (len(images.all_of("mount")), len(images.all_of("attach"))) == (4, 2)
+        for each in images.all_of("mount"):
+            if each is not made:
+                with pytest.raises(ObjectBusyError, match="is used by"):
+                    await images.remove("mount", each.id)
+        await images.remove("mount", made.id)
+        assert images.all_of("mount") == images.all_of("attach") == []
+
+
+async def test_shared_object_goes_with_the_last_that_names_it(image_host: ImageHost) -> None:
+    async with open_images(image_host.places) as images:
+        first = await images.create("mount", overlay(bind(image_host.tree(hello="x"))))
+        below = next(each for each in images.all_of("mount") if each is not first)
+        second = await images.create("mount", overlay({"id": below.id}))
+        assert images.references(below) == 2
+        await images.remove("mount", first.id)
+        assert images.references(below) == 1
+        await images.remove("mount", second.id)
+        assert images.all_of("mount") == []
+
+
+async def test_object_made_by_hand_survives_its_users(image_host: ImageHost) -> None:
+    async with open_images(image_host.places) as images:
+        below = await images.create("mount", bind(image_host.tree()))
+        above = await images.create("mount", overlay({"id": below.id}))
+        await images.remove("mount", above.id)
+        assert [images.references(each) for each in images.all_of("mount")] == [1]
+        await images.remove("mount", below.id)
+
+
+async def test_forced_removal_stops_at_what_is_live(image_host: ImageHost) -> None:
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        device = await images.create("attach", loopback(image))
+        lower = await images.create("mount", on_attach({"id": device.id}, "squashfs"))
+        top = await images.create("mount", overlay({"id": lower.id}))
+        with pytest.raises(ObjectBusyError, match="lazy=true"):
+            await images.remove("mount", lower.id, force=True)
+        with pytest.raises(ObjectBusyError, match="is mounted from it"):
+            await images.remove("attach", device.id, force=True)
+        await images.remove("mount", lower.id, force=True, lazy=True)
+        assert Path(top.product, "hello").read_text() == "x"
+        assert images.describe(top)["overlay"]["lower"] == [{"id": lower.id}]
+        await images.remove("mount", top.id)
+        await images.remove("attach", device.id)
+
+
+async def test_mount_with_an_open_file_is_busy_and_stays_usable(image_host: ImageHost) -> None:
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", on_attach(loopback(image), "squashfs"))
+        with Path(made.product, "hello").open() as file:
+            with pytest.raises(ObjectBusyError, match="in use by a process"):
+                await images.remove("mount", made.id)
+            assert file.read() == "x"
+        assert images.get("mount", made.id).state == "ready"
+        await images.remove("mount", made.id)
+
+
+# --- what cannot be made ---------------------------------------------------------------------------------------------
+
+
+async def test_failure_half_way_leaves_nothing(image_host: ImageHost) -> None:
+    image, tree = image_host.squashfs(hello="x"), image_host.tree()
+    garbage = image_host.files / "garbage"
+    garbage.write_bytes(bytes(1 << 20))
+    wrong: list[tuple[dict[str, Any], type[Exception]]] = [
+        (overlay(bind(tree), on_attach(loopback(garbage), "squashfs")), ImageInvalidError),
+        (overlay(on_attach(loopback(image), "ext4")), ImageInvalidError),
+        (overlay(on_attach(loopback(image), "unheard_of")), ImageInvalidError),
+        (overlay(on_attach(loopback(image), "noext4")), ImageInvalidError),
+        (overlay(on_attach(loopback(image), "ext4,squashfs")), ImageInvalidError),
+        (overlay(bind(tree), {"id": 99}), ObjectUnknownError),
+        (overlay(), ImageInvalidError),
+        (overlay(bind(tree), {"kind": ""}), DriverUnknownError),
+        (overlay(bind(tree), upper="disk", size=1), ImageInvalidError),
+        (bind_of(bind(tree), "/not/there"), ImageInvalidError),
+        (bind(tree, base="mount"), ImageInvalidError),
+        (bind(tree, mount=bind(tree)), ImageInvalidError),
+        (on_attach(loopback(image.parent), "squashfs"), ImageInvalidError),
+        (on_attach(loopback(image), "squashfs", "loop"), ImageInvalidError),
+        (on_attach(loopback(image), "squashfs", "ro,exec"), ImageInvalidError),
+        (on_attach(loopback(image), "squashfs", partition=1), ImageInvalidError),
+        (on_attach({"kind": "iscsi", "iscsi": {}}, "ext4"), DriverUnknownError),
+        ({"kind": "bind"}, ImageInvalidError),
+        ({**bind(tree), "id": 5}, ImageInvalidError),
+    ]
+    async with open_images(image_host.places) as images:
+        for definition, error in wrong:
+            with pytest.raises(error):
+                await images.create("mount", definition)
+            assert image_host.leftovers() == [], definition
+            assert images.all_of("mount") == images.all_of("attach") == []
+
+
+async def test_id_of_another_type_is_unknown(image_host: ImageHost) -> None:
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", bind(image_host.tree()))
+        with pytest.raises(ObjectUnknownError):
+            images.get("attach", made.id)
+        with pytest.raises(ObjectUnknownError):
+            await images.remove("attach", made.id)
+        assert images.references(made) == 1
+        await images.remove("mount", made.id)
+
+
+# --- over restarts ---------------------------------------------------------------------------------------------------
+
+
+async def test_new_process_takes_over_what_is_there(image_host: ImageHost) -> None:
+    image = nested_image(image_host)
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", chain(image))
+        described = images.describe(made)
+        with pytest.raises(StoreBusyError):
+            async with open_images(image_host.places):
+                pass
+    async with open_images(image_host.places) as images:
+        assert images.describe(images.get("mount", made.id)) == described
+        assert Path(made.product, "deep").read_text() == "down"
+        other = await images.create("mount", bind(image_host.tree()))
+        assert other.id > max(each.id for each in images.all_of("attach"))
+        await images.remove("mount", other.id)
+        await images.remove("mount", made.id)
+
+
+async def test_what_was_undone_behind_our_back_is_forgotten(image_host: ImageHost) -> None:
+
+    image = image_host.squashfs(hello="x")
+    async with open_images(image_host.places) as images:
+        made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs")))
+        kept = await images.create("mount", bind(image_host.tree()))
+    subprocess.run(["umount", made.product], check=True)
+    async with open_images(image_host.places) as images:
+        assert images.all_of("mount") == [images.get("mount", kept.id)]
+        assert images.all_of("attach") == []
+        await images.remove("mount", kept.id)
+
+
+async def test_directory_of_no_object_is_removed_at_the_start(image_host: ImageHost) -> None:
+
+    async with open_images(image_host.places):
+        pass
+    stray = image_host.places.mounts / "77"
+    stray.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", stray], check=True)
+    (image_host.places.uppers(is_ram=False) / "old/upper").mkdir(parents=True)
+    async with open_images(image_host.places):
+        assert image_host.leftovers() == []
