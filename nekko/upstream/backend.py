@@ -58,7 +58,7 @@ class Tls:
                 if filled:
                     break
                 raise
-            except ssl.SSLZeroReturnError:
+            if not count:  # the alert: with a buffer, Python returns where it raises SSLZeroReturnError without one
                 break
             filled += count
         return filled

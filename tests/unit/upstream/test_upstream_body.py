@@ -1,6 +1,7 @@
 """Bodies by both ways, relayed and taken over, over TCP and TLS, from nginx and from a far end that fails."""
 
 import random
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from nekko.upstream.base import Body, Validators
 from nekko.upstream.body import TAKE_OVER_BYTES
 from nekko.upstream.client import HttpClient
 from nekko.upstream.remote import HttpRemote
-from tests.fakes.far_end import FarEnd, whole
+from tests.fakes.far_end import FarEnd, Request, far_end, whole
 from tests.node import QUICK
 from tests.servers import Server, nginx
 
@@ -165,6 +166,26 @@ async def test_tls_gives_exactly_the_bytes(secure: Server, files: tuple[Path, Pa
         remote = HttpRemote(secure.url("/f"), secure.host, client.send, 10, trio.CapacityLimiter(2))
         async with remote.open(offset=offset, validators=Validators(etag)) as body:
             assert bytes((await drained(body)).data) == BODY[offset:]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+async def test_body_that_ends_early_with_a_closing_alert_is_cut(
+    files: tuple[Path, Path, Path], authority: trustme.CA, size: int
+) -> None:
+    async def half(stream: trio.SocketStream, _: Request) -> None:
+        assert isinstance(stream, trio.SSLStream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + BODY[: size // 2])
+        await stream.unwrap()  # sends the alert, and waits for the other's
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files[0], files[1])
+    async with far_end(tls=context) as end:
+        settings = replace(QUICK, hosts={end.host: Host(ca=files[2])})
+        sunk = Sunk(bytearray())
+        async with opened(end.on("/f", half), settings) as body:
+            with pytest.raises(UpstreamCutError), trio.fail_after(5):
+                await body.drain(sunk.write, sunk.progressed)
+        assert sunk.data == BODY[: size // 2]
 
 
 async def test_untrusted_certificate_is_refused_in_words(secure: Server) -> None:
