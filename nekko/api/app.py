@@ -18,6 +18,7 @@ from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.hub.door import HubDoor
 from nekko.api.hub.route import ROOT as HUB_ROOT
+from nekko.api.ollama.door import AGENT, OllamaDoor
 from nekko.api.peer import Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
 from nekko.api.request_log import RequestLog
@@ -86,7 +87,7 @@ class Application:
             await send(message)
 
         peer = peer_of(scope)
-        door = _door_of(scope["path"], peer.doors)
+        door = _door_of(scope["path"], peer.doors, _agent_of(scope))
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
             raw = self._raw.get(door) if door in peer.doors else None
@@ -148,17 +149,25 @@ def build(
     blobs = BlobDoor(store.blobs, transfers, repairs, counters)
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(mirror, proving, counters, settings)
-    raw: dict[str, Asgi] = {"files": blobs, "registry": registry, "hub": HubDoor(hub, blobs, counters, settings)}
+    raw: dict[str, Asgi] = {"files": blobs, "registry": registry, "ollama": OllamaDoor(mirror, proving, counters),
+                             "hub": HubDoor(hub, blobs, counters, settings)}  # fmt: skip
     return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 
-def _door_of(path: str, doors: frozenset[str]) -> str:
+def _door_of(path: str, doors: frozenset[str], agent: str = "") -> str:
     """Give the door that a path belongs to; `health`, `front` and `other` are at every listener.
 
-    Where the Hub is the only door it has every other path: clients get the listener itself as HF_ENDPOINT.
+    Where the Hub is the only door it has every other path: clients get the listener itself as HF_ENDPOINT. Ollama's
+    paths are those of the registry, so where both doors are the client's User-Agent tells.
     """
     door = _usual_door_of(path)
+    if door == "registry" and "ollama" in doors and (door not in doors or agent.startswith(AGENT)):
+        return "ollama"
     return "hub" if doors == {"hub"} and door not in ("health", "front") else door
+
+
+def _agent_of(scope: Any) -> str:
+    return next((value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"user-agent"), "")
 
 
 def _usual_door_of(path: str) -> str:

@@ -106,6 +106,46 @@ class BlobDoor:
         self.counters.hits["files"] += 1
         await send_opened(blob, descriptor, Head.of(digest), scope, send)
 
+    async def send(
+        self,
+        digest: Digest,
+        head: Head,
+        scope: dict[str, Any],
+        send: Send,
+        *,
+        door: str,
+        remote: Callable[[Digest], Awaitable[Any]],
+        size: Callable[[Digest], Awaitable[int]],
+    ) -> None:
+        """Answer with a blob: from the store, while it arrives, or by fetching it. HEAD fetches nothing.
+
+        Args:
+            door: Counts the hit or miss.
+            remote: Gives where to fetch it from.
+            size: Asks there for its size.
+
+        Raises:
+            NekkoError: Nothing was sent.
+        """
+        if (transfer := self.transfers.running(str(digest))) is not None:
+            self.counters.misses[door] += 1
+            async with self.transfers.join_running(transfer):
+                await self.send_arriving(transfer, head, scope, send)
+            return
+        try:
+            opened = await self.repairs.open(digest)
+        except (BlobUnknownError, RepairError):  # the upstream that the client means may have it all the same
+            self.counters.misses[door] += 1
+        else:
+            self.counters.hits[door] += 1
+            await send_opened(*opened, head, scope, send)
+            return
+        if scope["method"] == "HEAD":
+            await send_head(head, await size(digest), scope, send)
+        else:
+            async with self.transfers.join(await remote(digest)) as transfer:
+                await self.send_arriving(transfer, head, scope, send)
+
     async def open(self, digest: Digest, *, is_granted: bool = False) -> tuple[Blob, int]:
         """Open a blob for `send_opened`, as `Repairs.open` does; a private one for those who may have it."""
         if is_granted:

@@ -8,6 +8,7 @@ from nekko.errors import ConfigInvalidError
 
 DOORS: Mapping[str, str] = {
     "content": "/content/            pull a URL, list; /content/<base64 of the URL> shows and removes",
+    "ollama": "/v2/                 Ollama's models, cached: ollama pull --insecure this.host:port/library/llama3",
     "registry": "/v2/                 pull images through: containerd, podman, skopeo, docker",
     "hub": "/hf/                 the Hugging Face Hub, cached: HF_ENDPOINT=http://this.host:port/hf",
     "files": "/<sha256>            a file by its hash",

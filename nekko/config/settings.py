@@ -224,6 +224,10 @@ class Settings:
         "https://huggingface.co", "where huggingface.co is asked: a mirror of it, perhaps with a path",
         read=grammar.endpoint,
     )  # fmt: skip
+    ollama_endpoint: str = setting(
+        "https://registry.ollama.ai", "where registry.ollama.ai is asked: a mirror of it, or https://hf.co",
+        read=grammar.endpoint,
+    )  # fmt: skip
     hub_token: str | None = setting(
         None, "token for hubEndpoint where neither the request nor `hosts` has one; goes to no other host",
         env="HF_TOKEN", is_secret=True,

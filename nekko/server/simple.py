@@ -23,6 +23,8 @@ _DECISIVE = frozenset([
     b"range", b"sec-fetch-site", b"te", b"trailer", b"transfer-encoding", b"upgrade",
 ])  # fmt: skip
 """Headers that may change the answer, or what becomes of the connection."""
+_OLLAMA = b"ollama/"
+"""The one User-Agent that does: Ollama's requests have the paths of others, and mean something else."""
 
 
 class AtOnceAnswer(Protocol):
@@ -56,5 +58,7 @@ def parse_simple(raw: bytes) -> SimpleRequest | None:
     if len(headers) < len(lines) or b"host" not in headers or not _DECISIVE.isdisjoint(headers):
         return None
     if headers.get(b"connection", b"keep-alive") != b"keep-alive":
+        return None
+    if headers.get(b"user-agent", b"").startswith(_OLLAMA):
         return None
     return SimpleRequest(match[1].decode(), match[2].decode(), headers.get(b"accept", b"").decode())

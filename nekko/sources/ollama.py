@@ -4,7 +4,7 @@ Source: types/model/name.go of ollama/ollama. `ollama://model` is taken for `oll
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nekko.errors import LocatorInvalidError
@@ -50,12 +50,27 @@ def parse_ollama(parts: Parts) -> OllamaLocator:
     namespace, _, last = path.removeprefix("/").rpartition("/")
     model, mark, tag = last.partition(":")
     namespace, tag = namespace or "library", tag if mark else "latest"
+    _check(namespace, model, tag)
+    return OllamaLocator(
+        host=OLLAMA if host in _ALIASES else host, namespace=namespace, model=model, tag=tag,
+        given=parts.given, credentials=parts.credentials,
+    )  # fmt: skip
+
+
+def make_ollama(namespace: str, model: str, tag: str) -> OllamaLocator:
+    """Make the locator of a model in Ollama's registry from what names it there.
+
+    Raises:
+        LocatorInvalidError: A part of it cannot be one.
+    """
+    _check(namespace, model, tag)
+    locator = OllamaLocator(host=OLLAMA, namespace=namespace, model=model, tag=tag, given="")
+    return replace(locator, given=locator.name)
+
+
+def _check(namespace: str, model: str, tag: str) -> None:
     if not _NAMESPACE.fullmatch(namespace) or not _MODEL.fullmatch(model) or not _MODEL.fullmatch(tag):
         raise LocatorInvalidError(
             "ollama:// wants a model, such as ollama:///llama3, ollama:///owner/model:tag or "
             "ollama://host/owner/model:tag; each of letters, digits, _ and -, in model and tag also a dot"
         )
-    return OllamaLocator(
-        host=OLLAMA if host in _ALIASES else host, namespace=namespace, model=model, tag=tag,
-        given=parts.given, credentials=parts.credentials,
-    )  # fmt: skip

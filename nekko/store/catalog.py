@@ -244,6 +244,14 @@ class Catalog:
             (str(digest), limit),
         )
 
+    def names_requiring(self, digest: Digest, *, limit: int = 8) -> list[str]:
+        """Give names of contents, complete or not, that need a blob; a few, where there are many."""
+        rows = self._db.execute(
+            "SELECT DISTINCT c.name FROM required r JOIN contents c ON c.id = r.content WHERE r.digest = ? LIMIT ?",
+            (str(digest), limit),
+        )
+        return [row[0] for row in rows]
+
     def expected(self, *, after: str, limit: int) -> list[Digest]:
         """Give what should be in the store, by digest: every blob, and what complete contents require."""
         rows = self._db.execute(

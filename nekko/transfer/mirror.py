@@ -11,6 +11,7 @@ What a client shows as credentials is not passed on: upstreams are asked with th
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -32,11 +33,14 @@ from nekko.oci.digest import Digest
 from nekko.oci.mediatype import GRAPH
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.oci.reference import Reference
+from nekko.sources.base import Locator
+from nekko.sources.locator import parse_locator
 from nekko.sources.oci import OciLocator
+from nekko.sources.ollama import OllamaLocator
 from nekko.store.content import Meaning
 from nekko.store.store import Store
 from nekko.transfer.bring import record_edges
-from nekko.transfer.manifests import Manifests, StoredManifest
+from nekko.transfer.manifests import MAX_PARENTS, Manifests, StoredManifest
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, Wish
 from nekko.transfer.table import Transfers, retold
@@ -52,12 +56,32 @@ PREFETCH_AGAIN_SECONDS = 300.0
 """A prefetch that failed is tried again when somebody asks, but no more often: a registry counts pulls."""
 
 
+Wanted = Reference | OllamaLocator
+"""What a client asks for: a reference, or the model that Ollama means by the same path."""
+
+
 class Registries(Protocol):
     """Asks registries (`upstream.Upstreams`)."""
 
-    def check(self, reference: Reference) -> None: ...
+    def check(self, wanted: Wanted) -> None: ...
 
-    async def repository(self, reference: Reference) -> Repository: ...
+    async def repository(self, wanted: Wanted) -> Repository: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What is wanted, as pulls know it. `tag` is None for what is wanted by digest, and so never changes."""
+
+    locator: Locator
+    host: str
+    tag: str | None
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> "_Name":
+        if isinstance(wanted, OllamaLocator):
+            return cls(wanted, wanted.host, wanted.tag)
+        locator = OciLocator(reference=wanted, given=f"oci://{wanted.name}")
+        return cls(locator, wanted.registry, None if wanted.digest is not None else wanted.tag)
 
 
 class Mirror:
@@ -77,17 +101,17 @@ class Mirror:
         self._asked_in_vain: dict[str, float] = {}
         """When each name was last asked for without an answer; only of names that are held."""
 
-    def check(self, reference: Reference) -> None:
+    def check(self, wanted: Wanted) -> None:
         """Refuse a registry that this node may not ask, whether or not something of it is held.
 
         Raises:
             UpstreamForbiddenError: The fetch policy says so.
         """
-        self._permitted(reference)
+        self._permitted(wanted)
 
     # --- manifests ---------------------------------------------------------------------------------------------------
 
-    async def manifest(self, reference: Reference) -> tuple[StoredManifest, bool]:
+    async def manifest(self, wanted: Wanted) -> tuple[StoredManifest, bool]:
         """Give a manifest by tag or digest, from the store or as soon as its registry has given it.
 
         The second value tells whether it was held, and nobody had to be asked for it.
@@ -100,20 +124,20 @@ class Mirror:
 
         Cancellation: Leaves what was begun running.
         """
-        if reference.digest is not None:
-            if (held := await self._manifests.get(reference.digest)) is not None:
+        if isinstance(wanted, Reference) and wanted.digest is not None:
+            if (held := await self._manifests.get(wanted.digest)) is not None:
                 self._store.uses.note_blob(held.digest)
                 return held, True
-            if (found := await self._child(reference, reference.digest)) is not None:
+            if (found := await self._child(wanted, wanted.digest)) is not None:
                 return found, False
-        return await self._named(reference)
+        return await self._named(_Name.of(wanted))
 
     def manifest_at_once(self, reference: Reference) -> StoredManifest | None:
         """Give a manifest that `manifest` would give without reading or asking; None if it would do either."""
         digest = reference.digest
         if digest is None:
             meaning = self._store.catalog.meaning(reference.name)
-            if meaning is None or not meaning.is_held or not self._is_fresh(reference, meaning):
+            if meaning is None or not meaning.is_held or not self._is_fresh(_Name.of(reference), meaning):
                 return None
             digest = meaning.root
         if (found := self._manifests.kept(digest)) is not None:
@@ -127,18 +151,18 @@ class Mirror:
                 return await self._manifests.get(entry.digest) or await self._child(reference, entry.digest)
         return None
 
-    async def _named(self, reference: Reference) -> tuple[StoredManifest, bool]:
-        locator = OciLocator(reference=reference, given=f"oci://{reference.name}")
+    async def _named(self, name: _Name) -> tuple[StoredManifest, bool]:
+        locator = name.locator
         meaning = self._store.catalog.meaning(locator.name)
         held = None if meaning is None else await self._manifests.get(meaning.root)
-        if held is not None and meaning is not None and self._is_fresh(reference, meaning):
+        if held is not None and meaning is not None and self._is_fresh(name, meaning):
             if (content := self._store.catalog.held(locator.name)) is not None:
                 self._store.uses.note(content)
             if not meaning.is_held:
                 self._prefetch_again(locator)
             return held, True
         if self._settings.air_gapped:
-            raise ManifestUnknownError(reference.name)
+            raise ManifestUnknownError(locator.name)
         patience = self._settings.manifest_timeout_seconds if held is None else STALE_AFTER_SECONDS
         pull = await self._rooted(self._wish(locator, refresh=held is not None), patience)
         meaning = self._store.catalog.meaning(locator.name)
@@ -163,21 +187,21 @@ class Mirror:
                 await pull.rooted.wait()
         return pull
 
-    def _is_fresh(self, reference: Reference, meaning: Meaning) -> bool:
+    def _is_fresh(self, name: _Name, meaning: Meaning) -> bool:
         settings = self._settings
-        if reference.digest is not None or settings.air_gapped:
+        if name.tag is None or settings.air_gapped:
             return True
-        if trio.current_time() - self._asked_in_vain.get(reference.name, float("-inf")) < ASK_AGAIN_SECONDS:
+        if trio.current_time() - self._asked_in_vain.get(name.locator.name, float("-inf")) < ASK_AGAIN_SECONDS:
             return True
-        age = settings.revalidate_after(reference.registry)
-        if settings.always_pull_latest and reference.tag == "latest":
+        age = settings.revalidate_after(name.host)
+        if settings.always_pull_latest and name.tag == "latest":
             age = 0
         return age is None or time.time() - meaning.checked < age
 
-    def _wish(self, locator: OciLocator, *, refresh: bool) -> Wish:
+    def _wish(self, locator: Locator, *, refresh: bool) -> Wish:
         return Wish(locator, self._host, refresh=refresh, is_shallow=not self._settings.prefetch)
 
-    def _prefetch_again(self, locator: OciLocator) -> None:
+    def _prefetch_again(self, locator: Locator) -> None:
         """Start the pull of a name anew whose manifest is here and the rest is not, if that failed a while ago."""
         if not self._settings.prefetch or self._settings.air_gapped or self._pulls.running(locator.name) is not None:
             return
@@ -204,7 +228,7 @@ class Mirror:
 
     # --- blobs -------------------------------------------------------------------------------------------------------
 
-    async def remote(self, reference: Reference, digest: Digest) -> Remote:
+    async def remote(self, wanted: Wanted, digest: Digest) -> Remote:
         """Give the remote of a blob that is not in the store.
 
         Raises:
@@ -213,10 +237,10 @@ class Mirror:
         if self._settings.air_gapped:
             raise BlobUnknownError(digest)
         named = await self._manifests.descriptor_of(digest)
-        return (await self._registries.repository(reference)).remote(digest, size=named.size if named else None)
+        return (await self._repository(wanted, digest)).remote(digest, size=named.size if named else None)
 
-    async def blob_size(self, reference: Reference, digest: Digest) -> int:
-        """Ask for the size of a blob that is not in the store.
+    async def blob_size(self, wanted: Wanted, digest: Digest) -> int:
+        """Give the size of a blob that is not in the store, as a manifest tells it or its upstream.
 
         Raises:
             BlobUnknownError: No upstream may be asked.
@@ -224,7 +248,21 @@ class Mirror:
         """
         if self._settings.air_gapped:
             raise BlobUnknownError(digest)
-        return await (await self._registries.repository(reference)).blob_size(digest)
+        if (named := await self._manifests.descriptor_of(digest)) is not None:
+            return named.size
+        return await (await self._repository(wanted, digest)).blob_size(digest)
+
+    async def _repository(self, wanted: Wanted, digest: Digest) -> Repository:
+        """Open the repository of a blob: a model's part is had from where the model is, whatever its asker means.
+
+        Ollama fetches the parts of a blob without saying who it is, so by path alone it might be any registry's client.
+        """
+        if isinstance(wanted, Reference):
+            for parent in self._store.catalog.parents(digest)[:MAX_PARENTS]:
+                for name in self._store.catalog.names_requiring(parent):
+                    if name.startswith("ollama://") and isinstance(model := parse_locator(name), OllamaLocator):
+                        return await self._registries.repository(model)
+        return await self._registries.repository(wanted)
 
     # --- lists -------------------------------------------------------------------------------------------------------
 
@@ -249,6 +287,18 @@ class Mirror:
             log.warning("%s: listing the tags that are held, for the upstream cannot be asked: %s", prefix, error)
             told = []
         return sorted(held.union(told))
+
+    def tags_of_model(self, locator: OllamaLocator) -> list[str]:
+        """List the tags of a model that are held; its registry has no list.
+
+        Raises:
+            RepositoryUnknownError: There are none.
+        """
+        prefix = locator.name.removesuffix(locator.tag)
+        held = [name.removeprefix(prefix) for name in self._store.catalog.meant(prefix)]
+        if not held:
+            raise RepositoryUnknownError(prefix.rstrip(":"))
+        return sorted(held)
 
     async def referrers(self, reference: Reference, subject: Digest) -> Sequence[Descriptor]:
         """List what refers to a manifest: what is held, and what its registry knows where it can be asked."""

@@ -7,6 +7,7 @@ Source: server/images.go and server/download.go of ollama/ollama.
 
 import json
 
+import httpx
 import trio
 
 from nekko.config.settings import Settings
@@ -14,12 +15,13 @@ from nekko.errors import UpstreamNotFoundError
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import DOCKER_MANIFEST
 from nekko.sources.credentials import Credentials
-from nekko.sources.ollama import OllamaLocator
+from nekko.sources.ollama import OLLAMA, OllamaLocator
 from nekko.upstream.base import Known, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import RegistryLogin
 from nekko.upstream.faults import read_small, refusal
 from nekko.upstream.registry import OciImage, Session, root_of
+from nekko.upstream.repository import OciRepository
 from nekko.upstream.tokens import TokenSource
 
 
@@ -50,13 +52,27 @@ class OllamaUpstream:
         root = root_of(raw, _own_type(raw), digest, url, self._settings)
         return OciImage(root, raw, session, self._settings, self._threads)
 
+    def check(self, locator: OllamaLocator) -> None:
+        """Refuse what the fetch policy keeps this node from asking for; sends nothing.
+
+        Raises:
+            UpstreamForbiddenError: The registry is denied, or not allowed.
+        """
+        self._client.check(httpx.URL(self._url(locator)))
+
+    def repository(self, locator: OllamaLocator) -> OciRepository:
+        """Open the repository of a model, with the configured token."""
+        return OciRepository(self._session(locator, None), self._settings, self._threads)
+
+    def _url(self, locator: OllamaLocator) -> str:
+        if locator.host == OLLAMA:
+            return self._settings.ollama_endpoint
+        return f"{self._client.scheme(locator.host)}://{locator.host}"
+
     def _session(self, locator: OllamaLocator, credentials: Credentials | None) -> Session:
         token = credentials.secret if credentials else self._client.rules(locator.host).token
         login = None if token is None else RegistryLogin("bearer", token)
-        url, repository = (
-            f"{self._client.scheme(locator.host)}://{locator.host}",
-            f"{locator.namespace}/{locator.model}",
-        )
+        url, repository = self._url(locator), f"{locator.namespace}/{locator.model}"
         tokens = TokenSource(self._client, url, login)
         return Session(self._client, f"{url}/v2/{repository}", locator.host, repository, tokens)
 

@@ -36,12 +36,13 @@ class Upstreams:
         threads = trio.CapacityLimiter(settings.max_transfers + OTHER_THREADS)
         self._settings, self._threads = settings, threads
         self._registries = OciUpstream(self._client, settings, threads)
+        self._models = OllamaUpstream(self._client, settings, threads)
         self.hub = HubUpstream(self._client, settings, threads)
         self._kinds: Mapping[type[Locator], Any] = {
             HttpLocator: HttpUpstream(self._client, settings, threads),
             HubLocator: self.hub,
             OciLocator: self._registries,
-            OllamaLocator: OllamaUpstream(self._client, settings, threads),
+            OllamaLocator: self._models,
         }
 
     async def __aenter__(self) -> Self:
@@ -60,10 +61,15 @@ class Upstreams:
         resolution: Resolution = await self._kinds[type(locator)].resolve(locator, credentials=credentials, known=known)
         return resolution
 
-    def check(self, reference: Reference) -> None:
+    def check(self, wanted: Reference | OllamaLocator) -> None:
         """Refuse a registry by the fetch policy; see `OciUpstream.check`."""
-        self._registries.check(reference)
+        if isinstance(wanted, OllamaLocator):
+            self._models.check(wanted)
+        else:
+            self._registries.check(wanted)
 
-    async def repository(self, reference: Reference) -> Repository:
-        """Open the repository of a reference, with the configured login."""
-        return OciRepository(await self._registries.session(reference), self._settings, self._threads)
+    async def repository(self, wanted: Reference | OllamaLocator) -> Repository:
+        """Open the repository of a reference or a model, with the configured login."""
+        if isinstance(wanted, OllamaLocator):
+            return self._models.repository(wanted)
+        return OciRepository(await self._registries.session(wanted), self._settings, self._threads)

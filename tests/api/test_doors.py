@@ -10,7 +10,14 @@ from tests.api.test_content import FILE, SHA, serve_node
 from tests.fakes.far_end import FarEnd, whole
 from tests.node import Node
 
-PATHS = {"content": "/content/", "files": f"/{SHA}", "registry": "/v2/", "hub": "/hf/", "admin": "/metrics"}
+PATHS = {
+    "content": "/content/",
+    "files": f"/{SHA}",
+    "registry": "/v2/",
+    "ollama": "/v2/",
+    "hub": "/hf/",
+    "admin": "/metrics",
+}
 
 
 @pytest.mark.parametrize("door", PATHS)
@@ -19,10 +26,10 @@ async def test_listener_answers_its_door_and_health_and_nothing_else(node: Node,
     async with serve_node(node, address=(), listen=(f"127.0.0.1:0={door}",)) as served:
         for path in ("/", "/health", "/health/live"):
             assert (await served.client.get(path)).status_code == 200
-        for name, path in PATHS.items():
+        for path in PATHS.values():
             answer = await served.client.get(path)
-            assert answer.status_code == (200 if name == door else 404), path
-            if name != door:
+            assert answer.status_code == (200 if path == PATHS[door] else 404), path
+            if path != PATHS[door]:
                 kind = "application/json" if door == "hub" else "application/problem+json"  # which has every path
                 assert answer.headers["content-type"] == kind
         front = (await served.client.get("/")).text

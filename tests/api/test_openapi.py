@@ -74,6 +74,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert common == {"/", "/openapi.json", "/health", "/health/live", "/health/ready"}
     assert paths["content"] - common == {"/content/", "/content/{url}"}
     assert paths["registry"] - common == {"/v2/"}
+    assert paths["ollama"] - common == {"/v2/"}
     assert paths["hub"] - common == {"/hf/"}
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {

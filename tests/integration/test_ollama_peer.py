@@ -1,22 +1,16 @@
 """The fake registry of Ollama, proven by Ollama's own client: it pulls from it as from registry.ollama.ai."""
 
-import json
 import os
-import subprocess
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import trio
 
 from nekko.oci.digest import Digest
 from tests.fakes.ollama import CONFIG, FakeOllama, fake_ollama
-from tests.servers import free_port
+from tests.ollama_client import PROGRAM, ollama_client, pull
 
-PROGRAM = Path(__file__).parents[2] / "build/peers/ollama"
 pytestmark = [pytest.mark.peers, pytest.mark.skipif(not PROGRAM.exists(), reason="Go was not there to build Ollama")]
 LAYERS = {"model": os.urandom(300_000), "template": b"{{ .Prompt }}", "params": b'{"stop":["x"]}', "license": b"MIT"}
 
@@ -28,26 +22,9 @@ async def registry() -> AsyncIterator[FakeOllama]:
 
 
 @pytest.fixture
-async def ollama(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[httpx.AsyncClient]:
-    """Run Ollama on an empty folder of models; gives a client of its API."""
-    port = free_port()
-    environ = os.environ | {"HOME": str(tmp_path), "OLLAMA_MODELS": str(tmp_path / "models")}
-    command = [str(PROGRAM), f"127.0.0.1:{port}"]
-    nursery.start_soon(partial(trio.run_process, command, env=environ, stderr=subprocess.DEVNULL))
-    with trio.fail_after(20):
-        while True:
-            try:
-                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-                break
-            except OSError:
-                await trio.sleep(0.05)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+async def ollama(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with ollama_client(tmp_path) as client:
         yield client
-
-
-async def pull(ollama: httpx.AsyncClient, name: str) -> list[dict[str, Any]]:
-    answer = await ollama.post("/api/pull", json={"model": name, "insecure": True})
-    return [json.loads(line) for line in answer.text.splitlines()]
 
 
 async def test_model_is_pulled_as_it_is(registry: FakeOllama, ollama: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -2,22 +2,20 @@
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
 from nekko.api.asked import Asked, Headers, answer_while_there, query_of
 from nekko.api.at_once import Answer, lines
-from nekko.api.blobs import BlobDoor, Head, Receive, Send, is_known, send_head, send_opened
+from nekko.api.blobs import BlobDoor, Head, Receive, Send, is_known
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import (
     AccessDeniedError,
-    BlobUnknownError,
     InvalidError,
     ManifestUnknownError,
     NekkoError,
-    RepairError,
     RequestInvalidError,
     UpstreamForbiddenError,
 )
@@ -117,26 +115,11 @@ class RegistryDoor:
             await asked.answer(200, found.body, headers)
 
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
-        digest, scope, send = asked.route.digest, asked.scope, asked.send
-        blobs, transfers = self.blobs, self.blobs.transfers
-        if (transfer := transfers.running(str(digest))) is not None:
-            self.counters.misses["registry"] += 1
-            async with transfers.join_running(transfer):
-                await blobs.send_arriving(transfer, Head.of(digest), scope, send)
-            return
-        try:
-            opened = await blobs.repairs.open(digest)
-        except (BlobUnknownError, RepairError):  # the registry that the client names may have it all the same
-            self.counters.misses["registry"] += 1
-        else:
-            self.counters.hits["registry"] += 1
-            await send_opened(*opened, Head.of(digest), scope, send)
-            return
-        if scope["method"] == "HEAD":
-            await send_head(Head.of(digest), await self.mirror.blob_size(reference, digest), scope, send)
-        else:
-            async with transfers.join(await self.mirror.remote(reference, digest)) as transfer:
-                await blobs.send_arriving(transfer, Head.of(digest), scope, send)
+        digest = asked.route.digest
+        await self.blobs.send(
+            digest, Head.of(digest), asked.scope, asked.send, door="registry",
+            remote=partial(self.mirror.remote, reference), size=partial(self.mirror.blob_size, reference),
+        )  # fmt: skip
 
     async def _tags(self, asked: "_Asked", reference: Reference) -> None:
         limit, last = _limit(asked.query.get("n")), asked.query.get("last", "")

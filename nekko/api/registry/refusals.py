@@ -14,6 +14,7 @@ from nekko.oci.distribution import Endpoint
 
 REFUSALS: Mapping[type[NekkoError], tuple[int, str]] = {
     errors.ReferenceInvalidError: (400, "NAME_INVALID"),
+    errors.LocatorInvalidError: (400, "NAME_INVALID"),
     errors.DigestInvalidError: (400, "DIGEST_INVALID"),
     errors.RequestInvalidError: (400, "PAGINATION_NUMBER_INVALID"),
     errors.RangeInvalidError: (416, "RANGE_INVALID"),
