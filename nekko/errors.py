@@ -67,6 +67,10 @@ class DriverUnknownError(InvalidError):
     """There is no way here to make an object of that kind."""
 
 
+class ViewInvalidError(InvalidError):
+    """A content cannot be shown as a view of that kind: it is of another one, or its names cannot stand in a tree."""
+
+
 class ConfigInvalidError(InvalidError):
     """A setting is unknown, of the wrong type or unusable. The message names the key and where it came from."""
 
@@ -143,6 +147,14 @@ class ObjectUnknownError(NotFoundError):
 
 
 # --- the object is in use --------------------------------------------------------------------------------------------
+
+
+class ViewUnknownError(NotFoundError):
+    """There is no view of that number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"there is no view {number}")
+        self.number = number
 
 
 class ConflictError(NekkoError):

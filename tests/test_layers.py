@@ -16,6 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "oci": {"errors"},
     "sources": {"oci", "errors", "idna"},
+    "views": {"sources", "oci", "errors"},
     "config": {"oci", "errors", "cattrs", "yaml"},
     "lock": {"errors"},
     "store": {"lock", "oci", "errors", "trio"},
@@ -27,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
         "transfer",
         "store",
         "sources",
+        "views",
         "metrics",
         "config",
         "oci",
@@ -40,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "server": {"api.peer", "config", "errors", "trio", "hypercorn", "h11"},
 }
 """The rooms, and what each may import besides itself and the standard library. `cli`, `daemon`: everything."""
-PURE = ("oci", "sources")
+PURE = ("oci", "sources", "views")
 
 
 def modules(room: str) -> list[Path]:

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, content, status, verify
+from nekko.api import admin, content, status, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -117,6 +117,7 @@ def build(
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(admin.build(store, settings, access))
+    quart.register_blueprint(views.build(store, settings, access))
     quart.register_blueprint(verify.build(store, verifications, settings, access))
     quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, counters))
 

@@ -20,7 +20,7 @@ import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.store.content import Blob, Content, Meaning, Naming, Pin, Required, State, Told
+from nekko.store.content import Blob, Content, Meaning, Naming, NewView, Pin, Required, State, Told, View
 
 
 def _unnamed(digest: str) -> str:
@@ -109,6 +109,18 @@ CREATE TABLE journal (what TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID
     """
 CREATE TABLE told (name TEXT PRIMARY KEY, said BLOB NOT NULL, checked REAL NOT NULL);
 CREATE INDEX told_by_age ON told (checked)
+""",
+    # AUTOINCREMENT: the number of a view that is gone, which a tree may still bear, is never another's.
+    """
+CREATE TABLE views (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    directory TEXT NOT NULL, kind TEXT NOT NULL,
+    roots TEXT NOT NULL, -- JSON: the root of each content, by its name
+    created REAL NOT NULL
+);
+CREATE TABLE viewed (
+    view INTEGER NOT NULL REFERENCES views (id) ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (view, digest)
+) WITHOUT ROWID
 """,
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
@@ -491,6 +503,41 @@ class Catalog:
             " FROM pins ORDER BY name"
         )
         return [Pin(name, url, created, bool(is_held)) for name, url, created, is_held in rows]
+
+    # --- views -------------------------------------------------------------------------------------------------------
+
+    def add_view(self, view: NewView) -> View:
+        """Record a view and what it needs."""
+        created = time.time()
+        roots = json.dumps({name: str(root) for name, root in view.roots.items()})
+        with self._transaction():
+            row = self._db.execute(
+                "INSERT INTO views (directory, kind, roots, created) VALUES (?, ?, ?, ?) RETURNING id",
+                (view.directory, view.kind, roots, created),
+            ).fetchone()
+            self._db.executemany("INSERT INTO viewed VALUES (?, ?)", ((row[0], str(each)) for each in view.digests))
+        return View(row[0], view.directory, view.kind, view.roots, created)
+
+    def drop_view(self, view: View) -> None:
+        """Forget a view."""
+        self._db.execute("DELETE FROM views WHERE id = ?", (view.id,))
+
+    def views(self) -> list[View]:
+        """Give every view, the oldest first."""
+        rows = self._db.execute("SELECT id, directory, kind, roots, created FROM views ORDER BY id").fetchall()
+        return [
+            View(
+                number, directory, kind, {name: Digest.parse(root) for name, root in json.loads(roots).items()}, created
+            )
+            for number, directory, kind, roots, created in rows
+        ]
+
+    def viewed(self, view: View) -> list[Digest]:
+        """Give what a view needs."""
+        rows = self._db.execute("SELECT digest FROM viewed WHERE view = ?", (view.id,))
+        return [Digest.parse(digest) for (digest,) in rows.fetchall()]
+
+    # --- everything, and how rows are read ---------------------------------------------------------------------------
 
     def unfinished(self) -> list[Content]:
         """Give every content that is on its way."""

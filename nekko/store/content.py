@@ -1,5 +1,6 @@
 """What the catalog knows of one content: its name, its root, what it requires and how far it is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,30 @@ class Pin:
     url: str
     created: float
     is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewView:
+    """A view that is to be made: where, of which kind, from which root of each content (by its name).
+
+    `digests` is what must stay for as long as it exists.
+    """
+
+    directory: str
+    kind: str
+    roots: Mapping[str, Digest]
+    digests: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A directory tree outside the store that leads to its blobs. See `NewView`."""
+
+    id: int
+    directory: str
+    kind: str
+    roots: Mapping[str, Digest]
+    created: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
 from nekko.oci.platform import PlatformSelection
 from nekko.store.catalog import Catalog
-from nekko.store.content import Naming, Pin, Required
+from nekko.store.content import Naming, NewView, Pin, Required
 from nekko.store.hashing import hash_file
 from nekko.store.index import (
     MAX_CHILDREN,
@@ -78,9 +78,9 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
     try:
         layout.prepare()
         report = Report()
-        pins: list[Pin] = []
+        kept = _Kept()
         if rebuild:
-            pins = _read_pins(layout, report)
+            kept = _read_kept(layout, report)
             _set_catalog_aside(layout, report)
         else:
             check_catalog(layout)
@@ -92,8 +92,10 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
             recorded = [blob.digest for blob in catalog.blobs()]
             _prove_blobs(layout, catalog, report)
             if rebuild:
-                for pin in pins:
+                for pin in kept.pins:
                     catalog.pin(pin.name, pin.url)
+                for view in kept.views:
+                    catalog.add_view(view)
                 _rebuild_contents(layout, catalog, report)
             _check_contents(layout, catalog, report)
             _remove_unnamed(recorded, layout, catalog, report)
@@ -102,17 +104,28 @@ def run(cache_dir: Path, *, rebuild: bool) -> Report:
         os.close(lock)
 
 
-def _read_pins(layout: Layout, report: Report) -> list[Pin]:
-    """Read the pins, which only the catalog has."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What only the catalog has."""
+
+    pins: tuple[Pin, ...] = ()
+    views: tuple[NewView, ...] = ()
+
+
+def _read_kept(layout: Layout, report: Report) -> _Kept:
     if not layout.catalog.exists():
-        report.notes.append("the pins went with the catalog: pin again what must stay (nekko pin)")
-        return []
+        report.notes.append("pins and views went with the catalog: make them again (nekko pin, nekko view)")
+        return _Kept()
     try:
         with contextlib.closing(Catalog(layout.catalog)) as catalog:
-            return catalog.pins()
+            views = (
+                NewView(view.directory, view.kind, view.roots, frozenset(catalog.viewed(view)))
+                for view in catalog.views()
+            )
+            return _Kept(tuple(catalog.pins()), tuple(views))
     except sqlite3.DatabaseError:
-        report.notes.append("the pins of the catalog so far cannot be read: pin again what must stay (nekko pin)")
-        return []
+        report.notes.append("pins and views so far cannot be read: make them again (nekko pin, nekko view)")
+        return _Kept()
 
 
 def _set_catalog_aside(layout: Layout, report: Report) -> None:
@@ -235,12 +248,12 @@ def _check_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
 
 
 def _remove_unnamed(candidates: Iterable[Digest], layout: Layout, catalog: Catalog, report: Report) -> None:
-    """Remove those candidates, and what they named, that neither a content nor another tool's entry needs."""
-    foreign = IndexFile(layout).foreign_digests()
+    """Remove those candidates, and what they named, that neither a content, a view nor another tool's entry needs."""
+    kept = IndexFile(layout).foreign_digests().union(*map(catalog.viewed, catalog.views()))
     pending = list(candidates)
     while pending:
         digest = pending.pop()
-        if catalog.blob(digest) is None or catalog.is_named(digest) or digest in foreign:
+        if catalog.blob(digest) is None or catalog.is_named(digest) or digest in kept:
             continue
         pending.extend(catalog.drop_blob(digest))
         layout.blob(digest).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from nekko.store.layout import Layout
 from nekko.store.leases import Leases
 from nekko.store.removal import DIRECTORIES, Item, Plan, Survey
 from nekko.store.uses import Uses
+from nekko.store.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Store:
         self.blobs = Blobs(layout, catalog, self.uses)
         self.ingests = Ingests(layout)
         self.leases = Leases()
+        self.views = Views(catalog, self.leases)
         self.evictor = Evictor(self.cache_bytes, self.survey, self.carry_out)
         self.capacity = Capacity(
             layout.root, self.evictor, min_free_bytes=min_free_bytes, max_cache_bytes=max_cache_bytes

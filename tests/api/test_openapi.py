@@ -61,7 +61,12 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
     )
     routes = {
         # A list with and without its last slash is one route here; HEAD and OPTIONS come with every GET.
-        ("/content/" if rule.rule == "/content" else re.sub("<.*>", "{url}", rule.rule), method.lower())
+        (
+            "/content/"
+            if rule.rule == "/content"
+            else re.sub("<(?:.*:)?(.*)>", lambda found: f"{{{found[1].replace('_', 'url')}}}", rule.rule),
+            method.lower(),
+        )
         for rule in built.quart.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
@@ -79,6 +84,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
+        "/admin/views", "/admin/views/{number}",
     }  # fmt: skip
 
 
