@@ -19,7 +19,8 @@ from nekko.cli.place import open_place
 from tests.api.test_content import serve_node
 from tests.fakes.hub import fake_hub
 from tests.fakes.ollama import CONFIG, fake_ollama
-from tests.integration.test_hub_peers import CALLS, FILES, LARGE, PEERS, content_of
+from tests.hub_client import CALLS, PEERS, content_of
+from tests.integration.test_hub_peers import FILES, LARGE
 from tests.node import QUICK, Node, open_node
 from tests.servers import free_port, running
 
