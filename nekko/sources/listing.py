@@ -165,6 +165,8 @@ def _entry(sibling: Mapping[str, Any]) -> Entry:
     if not isinstance(path, str):
         raise ValueError("a file without rfilename")
     shown = path[:_SHOWN]
+    if blob_id is not None and (not isinstance(blob_id, str) or not _SHA1.fullmatch(blob_id)):
+        raise ValueError(f"blobId of {shown!r} is no git id")
     digest = None
     if lfs is not None:
         encoded = lfs["sha256"]
@@ -176,6 +178,4 @@ def _entry(sibling: Mapping[str, Any]) -> Entry:
         size = lfs.get("size", size)
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
         raise ValueError(f"size of {shown!r} is no size")
-    if blob_id is not None and (not isinstance(blob_id, str) or not _SHA1.fullmatch(blob_id)):
-        raise ValueError(f"blobId of {shown!r} is no git id")
     return Entry(path, size, digest, blob_id)

@@ -4,10 +4,12 @@ The suite runs each with hypothesis; `make fuzz` runs them with atheris, which l
 """
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from nekko.api.hub import answers, route
 from nekko.config.doors import parse_listen
 from nekko.config.sources import read
 from nekko.errors import ConfigInvalidError, InvalidError, UpstreamContentError
@@ -20,6 +22,7 @@ from nekko.oci.ranges import parse_content_range, parse_range
 from nekko.oci.reference import is_tag, parse_reference
 from nekko.sources.base64url import decode_url, encode_url
 from nekko.sources.credentials import Credentials
+from nekko.sources.hub import make_hub
 from nekko.sources.listing import Listing
 from nekko.sources.locator import parse_locator
 from nekko.upstream.repository import read_tags
@@ -116,6 +119,22 @@ def hub_listing(data: bytes) -> None:
     assert all(filepath.fault_of(entry.path) is None for entry in listing.entries)
 
 
+def hub_answers(data: bytes) -> None:
+    listing = Listing.parse(data, "https://hub/api")
+    files = {entry.path for entry in listing.entries}
+    assert "siblings" in json.dumps(answers.info(listing, has_blobs=True))
+    tree = answers.tree(listing, "", is_recursive=True)
+    assert tree is not None
+    assert files <= {entry["path"] for entry in tree}
+    assert json.dumps(answers.paths_info(listing, files))
+
+
+def hub_request(data: bytes) -> None:
+    asked = route.Route.parse(b"/" + data)
+    if asked.repository:
+        make_hub(asked.kind, asked.repository, asked.revision, asked.path or None)
+
+
 def hub_paths(data: bytes) -> None:
     Listing.parse_paths(data, "https://hub/api", "main")
 
@@ -145,7 +164,7 @@ TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
         locator, reference, digest, registry_path, tag_list, base64_path, byte_range, content_range, manifest_body, challenge, file_path,
-        platform, credentials, hub_listing, hub_paths, listen, settings_file, settings_environment,
+        platform, credentials, hub_listing, hub_answers, hub_request, hub_paths, listen, settings_file, settings_environment,
     )
 }  # fmt: skip
 EXPECTED = (InvalidError, UpstreamContentError)
@@ -156,7 +175,7 @@ WORDS = (
     b"0" * 64, b"datasets/", b"@refs%2Fpr%2F1", b"?revision=", b"%2e%2e/", b"../", b"bytes=", b"0-0", b"-5", b"bytes 0-1/2",
     b'Bearer realm="', b'service="', b"Basic ", b'{"schemaVersion":2,', b'"mediaType":', b'"layers":[', b'"config":{',
     b'"digest":"sha256:', b'"size":1', b'{"sha":"', b'"siblings":[', b'{"rfilename":"a","lfs":{"sha256":"', b'"blobId":"',
-    b"linux/amd64", b"=content,files", b"/manifests/", b"/blobs/", b"/tags/list", b"/referrers/", b'{"tags":["', b"unix:/", b"[::1]:80", b"hosts:\n  h:\n    ", b"cacheDir: ", b"10GiB", b"\n", b",",
+    b"linux/amd64", b"=content,files", b"/manifests/", b"/blobs/", b"/tags/list", b"/referrers/", b'{"tags":["', b"unix:/", b"[::1]:80", b"hosts:\n  h:\n    ", b"/resolve/main/", b"api/models/", b"/tree/", b"cacheDir: ", b"10GiB", b"\n", b",",
 )  # fmt: skip
 """Pieces that the inputs are made of: without them, few would get beyond the first check."""
 

@@ -40,8 +40,8 @@ def paths_info(listing: Listing, paths: Iterable[str]) -> list[Json]:
 
 def _sibling(told: Mapping[str, Any]) -> Json:
     given = {key: told[key] for key in ("rfilename", "size", "blobId") if told.get(key) is not None}
-    if (lfs := told.get("lfs")) is not None:
-        size = lfs.get("size", told.get("size"))
+    if (lfs := told.get("lfs")) is not None and (size := lfs.get("size", told.get("size"))) is not None:
+        given["size"] = size
         given["lfs"] = {"sha256": lfs["sha256"], "size": size, "pointerSize": _pointer_size(lfs["sha256"], size)}
     return given
 
@@ -67,7 +67,7 @@ def _folders(files: Mapping[str, Json]) -> dict[str, str]:
     inside: dict[str, dict[bytes, bytes]] = {}
     for path, entry in files.items():
         folder, _, name = path.rpartition("/")
-        inside.setdefault(folder, {})[name.encode()] = b"100644 %b\0%b" % (name.encode(), bytes.fromhex(entry["oid"]))
+        inside.setdefault(folder, {})[_raw(name)] = b"100644 %b\0%b" % (_raw(name), bytes.fromhex(entry["oid"]))
         while folder:
             folder = folder.rpartition("/")[0]
             inside.setdefault(folder, {})
@@ -79,8 +79,13 @@ def _folders(files: Mapping[str, Json]) -> dict[str, str]:
         found[path] = hashlib.sha1(b"tree %d\0%b" % (len(body), body), usedforsecurity=False).hexdigest()
         folder, _, name = path.rpartition("/")
         # Git sorts a folder as if its name ended with a slash.
-        inside[folder][f"{name}/".encode()] = b"40000 %b\0%b" % (name.encode(), bytes.fromhex(found[path]))
+        inside[folder][_raw(f"{name}/")] = b"40000 %b\0%b" % (_raw(name), bytes.fromhex(found[path]))
     return found
+
+
+def _raw(name: str) -> bytes:
+    """Encode a name; what is no Unicode the Hub's JSON may hold nevertheless."""
+    return name.encode(errors="surrogatepass")
 
 
 def _pointer_size(sha256: str, size: int) -> int:
