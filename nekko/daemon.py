@@ -69,7 +69,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
-                hub = HubMirror(store, transfers, upstreams.hub, settings)
+                hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
                 repairs = Repairs(nursery, store, transfers, upstreams, settings)
                 verifier = Verifier(store, repairs)
                 scrub = Scrub(

@@ -90,7 +90,7 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         transfers = Transfers(nursery, store, settings, tuning)
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
-        hub = HubMirror(store, transfers, upstreams.hub, settings)
+        hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
         verifier = Verifier(store, repairs)
         scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)

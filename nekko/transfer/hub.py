@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -19,6 +19,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import (
     FileUnknownError,
+    NekkoError,
     UpstreamConnectError,
     UpstreamContentError,
     UpstreamDeniedError,
@@ -32,12 +33,11 @@ from nekko.sources.credentials import Credentials
 from nekko.sources.hub import HubLocator
 from nekko.sources.listing import Entry, Listing, is_commit
 from nekko.store.content import Blob, Naming, Required
-from nekko.store.locks import Locks
 from nekko.store.store import Store
 from nekko.transfer.grants import Grants
 from nekko.transfer.listings import OPEN, Listings, Right, remember
 from nekko.transfer.mirror import ASK_AGAIN_SECONDS, STALE_AFTER_SECONDS
-from nekko.transfer.table import Transfer, Transfers
+from nekko.transfer.table import Transfer, Transfers, fault_of, retold
 from nekko.upstream.base import Hub
 
 log = logging.getLogger(__name__)
@@ -65,17 +65,28 @@ class HubFile:
         return str(self.entry.digest)
 
 
+@dataclass(eq=False, slots=True)
+class _Question:
+    """What a Hub is being asked, and its answer."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    listing: Listing | None = None
+    error: NekkoError | None = None
+
+
 class HubMirror:
     """A Hub's repositories as this node sees them."""
 
-    def __init__(self, store: Store, transfers: Transfers, hub: Hub, settings: Settings) -> None:
+    def __init__(self, nursery: trio.Nursery, store: Store, transfers: Transfers, hub: Hub, settings: Settings) -> None:
+        """Ask in `nursery`, which must be the daemon's own."""
+        self._nursery = nursery
         self._store = store
         self._transfers = transfers
         self._hub = hub
         self._settings = settings
         self._listings = Listings(store.catalog)
         self._grants = Grants(store.catalog, hub, is_shared=settings.share_credentialed_content)
-        self._asking = Locks()
+        self._questions: dict[str, _Question] = {}
         self._asked_in_vain: dict[str, float] = {}
         """When each name was last asked for without an answer; only of names that are known."""
 
@@ -156,30 +167,52 @@ class HubMirror:
         return said
 
     async def _listing(self, locator: HubLocator, right: Right, refresh: bool) -> Listing:
-        name = right.key(locator.at(locator.revision).name)
-        if (known := await self._listings.find(locator, right)) and self._is_fresh(locator, right, refresh):
+        known = await self._listings.find(locator, right)
+        if known is not None and self._is_fresh(locator, right, refresh):
             return known
-        asked = time.time()
-        async with self._asking.hold(name):
-            known = await self._listings.find(locator, right)
-            checked = self._listings.checked(locator, right)
-            if known is not None and ((checked or 0) >= asked or self._is_fresh(locator, right, refresh)):
-                return known  # somebody else has asked meanwhile
-            self._may_ask(locator)
-            try:
-                with _patience(locator, None if known is None else STALE_AFTER_SECONDS):
-                    listing = await self._hub.listing(locator, credentials=right.credentials)
-            except UpstreamError as error:
-                if known is None:
-                    raise
-                self._asked_in_vain[name] = trio.current_time()
-                log.warning("%s: means what it last meant, for the Hub cannot be asked: %s", name, error)
-                return known
-            self._asked_in_vain.pop(name, None)
+        self._may_ask(locator)
+        name = right.key(locator.at(locator.revision).name)
+        try:
+            with _patience(locator, None if known is None else STALE_AFTER_SECONDS):
+                listing = await self._answer(name, locator, right)
+        except UpstreamError as error:
+            if known is None:
+                raise
+            self._asked_in_vain[name] = trio.current_time()
+            log.warning("%s: means what it last meant, for the Hub cannot be asked: %s", name, error)
+            return known
+        self._asked_in_vain.pop(name, None)
+        return listing
+
+    async def _answer(self, name: str, locator: HubLocator, right: Right) -> Listing:
+        """Ask the Hub, or wait with those who do.
+
+        Cancellation: Leaves the question asked: a client has less patience than a long listing takes, and comes again.
+        """
+        question = self._questions.get(name)
+        if question is None:
+            question = self._questions[name] = _Question()
+            self._nursery.start_soon(self._ask, name, question, locator, right, name=f"listing of {locator.home}")
+        await question.done.wait()
+        if question.error is not None:
+            raise retold(question.error)
+        assert question.listing is not None
+        return question.listing
+
+    async def _ask(self, name: str, question: "_Question", locator: HubLocator, right: Right) -> None:
+        try:
+            listing = await self._hub.listing(locator, credentials=right.credentials)
             if is_commit(locator.revision) and listing.commit != locator.revision:
                 raise UpstreamContentError(f"{listing.where}: is told to be commit {listing.commit}")
             await remember(self._store.catalog, locator, listing, right)
-            return listing
+            question.listing = listing
+        except NekkoError as error:
+            question.error = error
+        except Exception as error:  # noqa: BLE001 - reaches the waiters and the log, and must not end the daemon
+            question.error = fault_of(error, self._store, locator.home)
+        finally:
+            del self._questions[name]
+            question.done.set()
 
     def _is_fresh(self, locator: HubLocator, right: Right, refresh: bool) -> bool:
         if is_commit(locator.revision) or self._settings.air_gapped:

@@ -14,7 +14,7 @@ import trio
 from nekko.config.settings import Host
 from nekko.oci.digest import Digest
 from tests.api.hub_door import COMMIT, FILES, LARGE, WEIGHTS, Door, open_door, refusal
-from tests.fakes.far_end import whole
+from tests.fakes.far_end import Request, whole
 from tests.fakes.hub import FakeHub, Kind, Repo, fake_hub
 
 
@@ -223,6 +223,27 @@ async def test_every_kind_is_served_also_of_one_segment(door: Door, kind: Kind, 
 
 
 # --- revisions
+
+
+async def test_listing_is_finished_for_the_next_who_asks_when_a_client_has_no_patience(door: Door) -> None:
+    gate, path = trio.Event(), "/api/models/acme/Tiny/revision/main?blobs=true"
+
+    async def slow(stream: trio.SocketStream, request: Request) -> None:
+        await gate.wait()
+        await door.hub.answer(stream, request)
+
+    door.hub.far.on(path, slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.file, "config.json")
+        while not door.hub.far.asked(path):
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(door.file, "config.json")
+        gate.set()
+    assert (await door.file("config.json")).content == b"{}"
+    assert len(door.hub.far.asked(path)) == 1
 
 
 async def test_revision_is_asked_for_again_when_it_is_old_or_a_client_wants_it(tmp_path: Path, hub: FakeHub) -> None:
