@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
@@ -11,9 +12,12 @@ import trio
 from nekko import __version__
 from nekko.api import app
 from nekko.api.access import Access
+from nekko.api.images import door as images_door
 from nekko.config.settings import Settings
 from nekko.config.sources import Effective
-from nekko.errors import NekkoError
+from nekko.errors import ConfigInvalidError, NekkoError
+from nekko.images.table import Images, open_images
+from nekko.images.work import Places
 from nekko.log import start_log
 from nekko.metrics import Counters
 from nekko.reload import Reload, keep_current
@@ -65,7 +69,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
     ):
         listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
                 transfers = Transfers(nursery, store, settings)
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
@@ -76,9 +80,10 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     store.catalog, verifier,
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
+                images = await _open_images(stack, settings)
                 application = app.build(
                     store, transfers, pulls, mirror, hub, repairs, scrub, Verifications(nursery, verifier), Counters(),
-                    settings, access,
+                    settings, access, None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
@@ -96,6 +101,15 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
         finally:
             close_all(listeners)
     log.info("stopped")
+
+
+async def _open_images(stack: AsyncExitStack, settings: Settings) -> Images | None:
+    """Open the image API for as long as the stack lasts, if this process serves it."""
+    if "images" not in settings.doors:
+        return None
+    if os.geteuid() != 0:
+        raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
+    return await stack.enter_async_context(open_images(Places(settings.images_dir, settings.images_run_dir)))
 
 
 def _reloads(settings: Settings, tls: ServerTls | None, access: Access) -> list[Reload]:

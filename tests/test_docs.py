@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KEYS = {each.key for cls in (Settings, Host) for each in declarations_of(cls)}
 CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+")
-NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun"}
+NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun", "readPartitions"}
 """Fields of requests, which have the same form."""
 
 COMMAND = re.compile(r"(?:^\$ |&& )(?:\w+=\S+ )*(?:sudo (?:-u nekko )?)?nekko ([a-z][^|&#()\n]*)", re.MULTILINE)

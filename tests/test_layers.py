@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "api": {
         "transfer",
         "store",
+        "images",
         "sources",
         "views",
         "metrics",

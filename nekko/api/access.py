@@ -1,11 +1,13 @@
 """Who may do what: the access rules of changing routes."""
 
 import hmac
+import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nekko.api.peer import peer_of
+from nekko.api.peer import Peer, peer_of
 from nekko.config.settings import Settings
 from nekko.errors import AccessDeniedError, ConfigInvalidError
 
@@ -47,21 +49,44 @@ class Access:
         Raises:
             AccessDeniedError: The message says what would be needed.
         """
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if "origin" in headers:
-            raise AccessDeniedError("requests of web pages (with an Origin header) may not change anything")
+        headers = _headers_without_origin(scope)
         peer = peer_of(scope)
-        if peer.is_local or peer.subject is not None:
+        if not peer.is_local:
+            self._check_known(peer, headers, "neither loopback nor a Unix socket")
+
+    def may_use_images(self, scope: Any) -> None:
+        """Permit a request to the image API, or refuse it: whoever may use that owns the host.
+
+        On Unix sockets root may, and who runs the daemon; elsewhere, loopback included, a token or a verified client
+        certificate is needed.
+
+        Raises:
+            AccessDeniedError: The message says what would be needed.
+        """
+        headers = _headers_without_origin(scope)
+        peer = peer_of(scope)
+        if peer.uid is None:
+            self._check_known(peer, headers, "no Unix socket, and leads to the image API")
+        elif peer.uid not in (0, os.geteuid()):
+            raise AccessDeniedError("only root may use the image API, for it changes the host")
+
+    def _check_known(self, peer: Peer, headers: Mapping[str, str], reason: str) -> None:
+        if peer.subject is not None:
             return
         if not self._tokens:
-            raise AccessDeniedError(
-                f"{peer.listener} is neither loopback nor a Unix socket: to change anything by it, configure `tokens`"
-            )
+            raise AccessDeniedError(f"{peer.listener} is {reason}: to change anything by it, configure `tokens`")
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise AccessDeniedError("a Bearer token is needed to change anything by this listener")
         if not any(hmac.compare_digest(token.encode(), known) for known in self._tokens):
             raise AccessDeniedError("the Bearer token is not one of those that may change anything here")
+
+
+def _headers_without_origin(scope: Any) -> Mapping[str, str]:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    if "origin" in headers:
+        raise AccessDeniedError("requests of web pages (with an Origin header) may not change anything")
+    return headers
 
 
 def _read_tokens(file: Path) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.hub.door import HubDoor
 from nekko.api.hub.route import ROOT as HUB_ROOT
+from nekko.api.images.door import ROOT as IMAGES_ROOT
 from nekko.api.ollama.door import AGENT, OllamaDoor
 from nekko.api.peer import Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
@@ -42,7 +43,7 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
     "content": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "health": "health",
-    "": "front", "openapi.json": "front", HUB_ROOT: "hub",
+    "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
 }  # fmt: skip
 
 
@@ -108,8 +109,9 @@ def build(
     counters: Counters,
     settings: Settings,
     access: Access,
+    images: Asgi | None = None,
 ) -> Application:
-    """Make the application with all its doors."""
+    """Make the application with all its doors; `images` is that of the image API, where it is served."""
     quart = QuartTrio("nekko", static_folder=None)
     quart.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
     quart.url_map.converters["base64"] = Base64Converter
@@ -152,6 +154,8 @@ def build(
     registry = RegistryDoor(mirror, proving, counters, settings)
     raw: dict[str, Asgi] = {"files": blobs, "registry": registry, "ollama": OllamaDoor(mirror, proving, counters),
                              "hub": HubDoor(hub, blobs, counters, settings)}  # fmt: skip
+    if images is not None:
+        raw["images"] = images
     return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from nekko.config.doors import DOORS
+from nekko.config.doors import USUAL
 
 STATE_KEY = "nekko.peer"
 SENDFILE_KEY = "nekko.sendfile"
@@ -21,7 +21,7 @@ class Peer:
     listener: str
     address: str
     is_local: bool
-    doors: frozenset[str] = frozenset(DOORS)
+    doors: frozenset[str] = frozenset(USUAL)
     uid: int | None = None
     pid: int | None = None
     subject: str | None = None

@@ -14,6 +14,7 @@ from nekko.errors import NekkoError
 
 PROBLEMS: Mapping[type[NekkoError], int] = {
     errors.InvalidError: 400,
+    errors.DriverUnknownError: 501,
     errors.AccessDeniedError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,

@@ -13,8 +13,13 @@ DOORS: Mapping[str, str] = {
     "hub": "/hf/                 the Hugging Face Hub, cached: HF_ENDPOINT=http://this.host:port/hf",
     "files": "/<sha256>            a file by its hash",
     "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning, verifying, views",
+    "images": "/imageapi/v1/        attach, mount and run system images (root)",
 }
 """Every door, with its line of the front page."""
+OF_ROOT = frozenset({"images"})
+"""Doors that are the host's root: served only where they are asked for, and on TCP only where a listener names them."""
+USUAL = tuple(door for door in DOORS if door not in OF_ROOT)
+"""What a process serves that is not told."""
 
 
 @dataclass(frozen=True, slots=True)

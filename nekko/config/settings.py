@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from nekko.config import grammar
-from nekko.config.doors import DOORS, parse_door
+from nekko.config.doors import USUAL, parse_door
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -101,7 +101,10 @@ class Settings:
 
     # --- the server
     doors: tuple[str, ...] = setting(
-        tuple(DOORS), "the parts of the API that this process serves", read=parse_door
+        USUAL,
+        "the parts of the API that this process serves; images needs root, and is served on Unix sockets, elsewhere "
+        "only where `listen` names it",
+        read=parse_door,
     )  # fmt: skip
     listen: tuple[str, ...] = setting(
         (), "an address with some of the doors only, such as :9090=admin or 0.0.0.0:80=content,files; repeatable",
@@ -171,6 +174,14 @@ class Settings:
         False, "what the Hub door fetched with one client's token is for every client, and on every other way as well"
     )
     always_pull_latest: bool = setting(False, "as revalidateSeconds 0, for the tag `latest`")
+
+    # --- the image API
+    images_dir: Path = setting(
+        Path("/var/lib/nekko-images"), "directory of the image API's journal, unpacked layers and what overlays keep"
+    )
+    images_run_dir: Path = setting(
+        Path("/run/nekko-images"), "directory of its mountpoints, on a file system that a reboot empties"
+    )
 
     # --- fetching
     air_gapped: bool = setting(False, "never ask an upstream: what is not in the cache is not found")

@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from nekko.config.address import Address, TcpAddress, UnixAddress, parse_address
-from nekko.config.doors import DOORS, Listen, parse_listen
+from nekko.config.doors import OF_ROOT, USUAL, Listen, parse_listen
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.systemd import inherited_sockets
@@ -61,7 +61,7 @@ class Listener:
     sockets: list[trio.SocketListener]
     is_local: bool
     tls: ServerTls | None = None
-    doors: frozenset[str] = frozenset(DOORS)
+    doors: frozenset[str] = frozenset(USUAL)
     file: SocketFile | None = None
     """None where there is none, or where it is not ours to remove."""
 
@@ -97,9 +97,12 @@ def open_listeners(
     with ExitStack() as undo:
         for sock, _ in inherited:
             undo.callback(sock.close)
-        listeners = [_inherited(sock, tls, _doors_named(name, settings)) for sock, name in inherited]
+        listeners = [_inherited(sock, tls, _doors_named(name, sock, settings)) for sock, name in inherited]
         is_replaced = has_default_address and (inherited or settings.listen)
-        configured = [Listen(parse_address(text), served) for text in (() if is_replaced else settings.address)]
+        addresses = [parse_address(text) for text in (() if is_replaced else settings.address)]
+        configured = [
+            Listen(address, served if isinstance(address, UnixAddress) else served - OF_ROOT) for address in addresses
+        ]
         for listen in (*configured, *map(parse_listen, settings.listen)):
             if absent := listen.doors - served:
                 raise ConfigInvalidError(f"listen: {listen.address}: `doors` leaves out {', '.join(sorted(absent))}")
@@ -110,12 +113,12 @@ def open_listeners(
     return listeners
 
 
-def _doors_named(name: str, settings: Settings) -> frozenset[str]:
+def _doors_named(name: str, sock: socket.socket, settings: Settings) -> frozenset[str]:
     """Give the doors of an inherited socket: those that its FileDescriptorName lists, else all of the process."""
     named, served = frozenset(name.split(",")), frozenset(settings.doors)
     if served >= named:  # of sets, `min` would give the first of two that have nothing in common
         return named
-    return served
+    return served if sock.family == socket.AF_UNIX else served - OF_ROOT
 
 
 def close_all(listeners: Iterable[Listener]) -> None:

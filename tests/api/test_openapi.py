@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import trio
 
 from nekko.api import app, openapi
 from nekko.api.access import Access
-from nekko.config.doors import DOORS
+from nekko.config.doors import DOORS, USUAL
 from nekko.metrics import Counters
 from tests.api.test_content import FILE, SHA, Served, encoded, serve_node
 from tests.fakes.far_end import FarEnd, status, whole
@@ -25,8 +25,10 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance",
 )  # fmt: skip
 """A 500 is in no description, so the first of these finds it; 502 and 503 are an upstream's, and right."""
-RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/", "/hf/") for method in ("get", "head")}
-"""What `api.blobs`, `api.registry` and `api.hub` answer, of which Quart knows nothing."""
+RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/", "/hf/") for method in ("get", "head")} | {
+    ("/imageapi/v1/swagger.json", "get")
+}
+"""What applications of their own answer, of which this one knows nothing."""
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ async def served(node: Node) -> AsyncIterator[Served]:
         yield opened
 
 
-def document() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(openapi.document(frozenset(DOORS)))
+def document(doors: Iterable[str] = DOORS) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(openapi.document(frozenset(doors)))
     return loaded
 
 
@@ -81,6 +83,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["registry"] - common == {"/v2/"}
     assert paths["ollama"] - common == {"/v2/"}
     assert paths["hub"] - common == {"/hf/"}
+    assert paths["images"] - common == {"/imageapi/v1/swagger.json"}
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
@@ -128,7 +131,7 @@ async def test_daemon_answers_as_described(tmp_path: Path, far: FarEnd) -> None:
         "If-None-Match": ['"other"', '"other"', f'"sha256:{SHA}"'],
     }
     file = tmp_path / "openapi.json"
-    file.write_text(json.dumps(with_examples(document(), bodies, parameters)))
+    file.write_text(json.dumps(with_examples(document(USUAL), bodies, parameters)))
     settings = replace(QUICK, allowed_hosts=(far.host,), max_attempts=1)
     async with open_node(tmp_path / "cache", settings) as node, serve_node(node) as at:
         await node.pull(url)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from nekko.config.doors import DOORS
+from nekko.config.doors import USUAL
 from nekko.errors import ConfigInvalidError
 from nekko.server.systemd import Notifier, inherited_sockets
 
@@ -145,7 +145,7 @@ ACTIVATE = """if True:
     os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", program])
 """
 
-ALL = ",".join(sorted(DOORS))
+ALL = ",".join(sorted(USUAL))
 REPORT = """if True:
     import os, socket, struct, sys
     from nekko.config.settings import Settings
