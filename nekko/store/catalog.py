@@ -464,6 +464,11 @@ class Catalog:
         row = self._db.execute("SELECT said, checked FROM told WHERE name = ?", (name,)).fetchone()
         return Told(*row) if row else None
 
+    def told_when(self, name: str) -> float | None:
+        """Give when an upstream last said something of a name, in seconds since the epoch, without what it said."""
+        row = self._db.execute("SELECT checked FROM told WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
     # --- finding contents --------------------------------------------------------------------------------------------
 
     def held(self, name: str) -> Content | None:

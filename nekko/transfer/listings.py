@@ -54,8 +54,7 @@ class Listings:
 
     def checked(self, locator: HubLocator, right: Right = OPEN) -> float | None:
         """Give when a Hub last said what a revision means, in seconds since the epoch; None if it never did."""
-        told = self._catalog.told(right.key(locator.at(locator.revision).name))
-        return None if told is None else told.checked
+        return self._catalog.told_when(right.key(locator.at(locator.revision).name))
 
     async def find(self, locator: HubLocator, right: Right = OPEN) -> Listing | None:
         """Give the listing at what a revision meant when the Hub was last asked, if it is known."""
