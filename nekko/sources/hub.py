@@ -110,6 +110,12 @@ def parse_hub(parts: Parts) -> HubLocator:
     )  # fmt: skip
 
 
+def kind_and_name(path: str) -> tuple[Kind, str]:
+    """Part a repository's path in the Hub's file URLs into its kind and its name."""
+    first, _, rest = path.partition("/")
+    return (_KINDS[first], rest) if first in _KINDS and rest else ("model", path)
+
+
 def _split(parts: Parts) -> tuple[str, list[str], str]:
     """Give the host, the parts of the path (the last one empty where a slash ends it), and the query."""
     tail, mark, _ = parts.tail.partition("#")

@@ -9,6 +9,7 @@ acknowledgement waits for.
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -447,6 +448,12 @@ class Catalog:
             {"p": prefix, "e": prefix + "\U0010ffff"},
         )
         return [row[0] for row in rows.fetchall()]
+
+    def names_like(self, prefix: str) -> list[str]:
+        """Give names of contents that begin with a text, whatever the case of its letters."""
+        escaped = re.sub(r"[\\%_]", r"\\\g<0>", prefix)
+        rows = self._db.execute("SELECT name FROM contents WHERE name LIKE ? ESCAPE '\\' LIMIT 8", (f"{escaped}%",))
+        return [row[0] for row in rows]
 
     # --- what upstreams said -----------------------------------------------------------------------------------------
 

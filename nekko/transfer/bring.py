@@ -129,13 +129,16 @@ class Bringing:
             absent.add(descriptor.digest)
             log.info("%s: layer %s is not in its registry, as its type permits", self._where, descriptor.digest)
 
-    async def files(self, files: Files) -> Brought:
+    async def files(self, files: Files) -> Brought | None:
         """Bring files and wrap them.
+
+        The root is made, and told to those who wait for no more, as soon as every digest is known: large files of a Hub
+        come after that; with a shallow wish they do not, and None is given.
 
         Raises:
             NekkoError: Why not.
         """
-        store, pull, where = self.store, self.pull, self._where
+        store, pull = self.store, self.pull
         fetched: dict[str, Fetched] = {}
 
         def key_of(file: File) -> str:
@@ -164,18 +167,34 @@ class Bringing:
 
         missing = {key: file for file in files.files if (key := key_of(file)) not in fetched}
         kept = {key: store.ingests.kept_bytes(key) for key in missing}
+        later = [file for file in missing.values() if _described(file) is not None]
         async with store.capacity.reserve(
             {k: max(0, (file.remote.size or 0) - kept[k]) for k, file in missing.items()}
         ):
-            await self._each(list(missing.values()), bring)
-        assembly = files.assemble([_stored(file, fetched[key_of(file)]) for file in files.files])
+            await self._each([file for file in missing.values() if _described(file) is None], bring)
+            brought = await self._wrap(
+                files, [_described(file) or _stored(file, fetched[key_of(file)]) for file in files.files]
+            )
+            store.catalog.set_root(self.content, brought.root, brought.answer)
+            store.catalog.require(self.content, brought.required)
+            store.catalog.set_meaning(self.content.naming.name, brought.root.digest)
+            pull.rooted.set()
+            if pull.wish.is_shallow and later:
+                return None
+            await self._each(later, bring)
+        return brought
+
+    async def _wrap(self, files: Files, stored: Sequence[StoredFile]) -> Brought:
+        """Publish the manifest that names files, which need not be here yet."""
+        store = self.store
+        assembly = files.assemble(stored)
         root = Descriptor(assembly.media_type, Digest.of(assembly.manifest), len(assembly.manifest))
         for digest in (*assembly.blobs, root.digest):
             self.lease.add(digest)
         for digest, body in assembly.blobs.items():
             await store.publish_bytes(body, digest)
         await store.publish_bytes(assembly.manifest, root.digest)
-        parsed = parse_manifest(assembly.manifest, root, where, self.settings)
+        parsed = parse_manifest(assembly.manifest, root, self._where, self.settings)
         root = Descriptor(root.media_type, root.digest, root.size, artifact_type=parsed.artifact_type)
         record_edges(store, root.digest, parsed)
         required = tuple(_required_of(descriptor) for descriptor in (root, *parsed.children))
@@ -260,6 +279,13 @@ def _certain(file: File, held: Fetched | None) -> Required | None:
     if file.remote.digest is None or file.remote.size is None:
         return None
     return Required(file.remote.digest, file.remote.size, OCTET_STREAM, file.name)
+
+
+def _described(file: File) -> StoredFile | None:
+    """Describe a file as it will be when it is fetched, if that is known."""
+    if file.remote.digest is None or file.remote.size is None:
+        return None
+    return StoredFile(file.name, file.remote.digest, file.remote.size)
 
 
 def _stored(file: File, fetched: Fetched) -> StoredFile:

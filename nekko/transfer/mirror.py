@@ -11,7 +11,7 @@ What a client shows as credentials is not passed on: upstreams are asked with th
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -34,6 +34,8 @@ from nekko.oci.mediatype import GRAPH
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.oci.reference import Reference
 from nekko.sources.base import Locator
+from nekko.sources.hub import DEFAULT_REVISION, HubLocator, kind_and_name, make_hub
+from nekko.sources.listing import is_commit
 from nekko.sources.locator import parse_locator
 from nekko.sources.oci import OciLocator
 from nekko.sources.ollama import OllamaLocator
@@ -44,7 +46,7 @@ from nekko.transfer.manifests import MAX_PARENTS, Manifests, StoredManifest
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, Wish
 from nekko.transfer.table import Transfers, retold
-from nekko.upstream.base import Remote, Repository
+from nekko.upstream.base import Hub, Remote, Repository
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ PREFETCH_AGAIN_SECONDS = 300.0
 """A prefetch that failed is tried again when somebody asks, but no more often: a registry counts pulls."""
 
 
-Wanted = Reference | OllamaLocator
-"""What a client asks for: a reference, or the model that Ollama means by the same path."""
+Wanted = Reference | OllamaLocator | HubLocator
+"""What a client asks for: a reference, the model that Ollama means by the same path, or a Hub's repository."""
 
 
 class Registries(Protocol):
@@ -66,6 +68,9 @@ class Registries(Protocol):
     def check(self, wanted: Wanted) -> None: ...
 
     async def repository(self, wanted: Wanted) -> Repository: ...
+
+    @property
+    def hub(self) -> Hub: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class _Name:
     def of(cls, wanted: Wanted) -> "_Name":
         if isinstance(wanted, OllamaLocator):
             return cls(wanted, wanted.host, wanted.tag)
+        if isinstance(wanted, HubLocator):
+            return cls(wanted, wanted.host, None if is_commit(wanted.revision) else wanted.revision)
         locator = OciLocator(reference=wanted, given=f"oci://{wanted.name}")
         return cls(locator, wanted.registry, None if wanted.digest is not None else wanted.tag)
 
@@ -226,6 +233,31 @@ class Mirror:
         record_edges(self._store, digest, found.parsed)
         return found
 
+    async def hub_repository(self, reference: Reference) -> HubLocator:
+        """Say which repository of the Hub a reference to a ModelPack artifact means.
+
+        Repositories of registries are in lower case, those of the Hub are as their owners write them. What is held is
+        looked up; for anything else the Hub is asked, which finds a name whatever its case and tells how it is written.
+
+        Raises:
+            LocatorInvalidError: It cannot be one.
+            UpstreamError: The Hub does not know it, or cannot be asked.
+        """
+        kind, name = kind_and_name(reference.repository)
+        revision = reference.tag if reference.tag not in (None, "latest") else DEFAULT_REVISION
+        assert revision is not None
+        asked = make_hub(kind, name, revision)
+        for known in self._store.catalog.names_like(f"{asked.home}@"):
+            found = parse_locator(known)
+            assert isinstance(found, HubLocator)
+            return replace(asked, repository=found.repository).at(revision)
+        if self._settings.air_gapped:
+            raise ManifestUnknownError(reference.name)
+        written = (await self._registries.hub.listing(asked)).told.get("id")
+        if not isinstance(written, str) or written.lower() != name.lower():
+            raise UpstreamContentError(f"{asked.home}: is told to be {str(written)[:100]!r}")
+        return make_hub(kind, written, revision)
+
     # --- blobs -------------------------------------------------------------------------------------------------------
 
     async def remote(self, wanted: Wanted, digest: Digest) -> Remote:
@@ -260,7 +292,9 @@ class Mirror:
         if isinstance(wanted, Reference):
             for parent in self._store.catalog.parents(digest)[:MAX_PARENTS]:
                 for name in self._store.catalog.names_requiring(parent):
-                    if name.startswith("ollama://") and isinstance(model := parse_locator(name), OllamaLocator):
+                    if name.startswith(("ollama://", "hf://")):
+                        model = parse_locator(name)
+                        assert isinstance(model, OllamaLocator | HubLocator)
                         return await self._registries.repository(model)
         return await self._registries.repository(wanted)
 

@@ -211,10 +211,10 @@ class Pulls:
                 brought = await bringing.files(resolution)
             else:
                 await bringing.root(resolution)
-                if wish.is_shallow:
-                    store.catalog.interrupt(content, "partial", None)
-                    return PullResult(content)
-                brought = await bringing.image(resolution, selection)
+                brought = None if wish.is_shallow else await bringing.image(resolution, selection)
+            if brought is None:
+                store.catalog.interrupt(content, "partial", None)
+                return PullResult(content)
             store.catalog.complete(content, brought.root, brought.required, brought.answer)
             complete = store.catalog.held(naming.name)
             assert complete is not None

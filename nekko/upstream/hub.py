@@ -7,8 +7,9 @@ files are plain git objects: their SHA-256 is not known before their last byte, 
 Source: the Hub's API, and the file endpoint `resolve`, as huggingface_hub uses them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,15 +18,16 @@ import httpx
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import UpstreamContentError, UpstreamTooLargeError
+from nekko.errors import UpstreamContentError, UpstreamNotFoundError, UpstreamTooLargeError
 from nekko.oci import mediatype
 from nekko.oci.artifact import file_artifact
+from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.modelpack import ModelFile, model_artifact
 from nekko.sources.credentials import Credentials
 from nekko.sources.hub import HUB, HubLocator
 from nekko.sources.listing import Entry, Listing
-from nekko.upstream.base import Assembly, File, Files, Known, Resolution, StoredFile, Unchanged
+from nekko.upstream.base import Assembly, File, Files, Known, Remote, Resolution, StoredFile, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import configured_header
 from nekko.upstream.faults import read_small, refusal, where_of
@@ -82,6 +84,23 @@ class HubUpstream:
     async def check_access(self, locator: HubLocator, *, credentials: Credentials | None = None) -> None:
         """Ask whether the files may be read. See `upstream.base.Hub`."""
         await self._get(f"{self._repository_api(locator)}/auth-check", self._sender(locator, credentials))
+
+    async def repository(self, locator: HubLocator) -> "HubRepository":
+        """Open a repository for what is asked of it by digest: its large files, at what its revision means now."""
+        send = self._sender(locator, None)
+        listing = await self._list(locator, send, max_bytes=MAX_LISTING_BYTES)
+        files = {entry.digest: self._file(locator, listing.commit, entry, send) for entry in listing.entries}
+        return HubRepository(
+            locator.home, {digest: file.remote for digest, file in files.items() if digest is not None}
+        )
+
+    def check(self, locator: HubLocator) -> None:
+        """Refuse what the fetch policy keeps this node from asking for; sends nothing.
+
+        Raises:
+            UpstreamForbiddenError: The Hub is denied, or not allowed.
+        """
+        self._client.check(httpx.URL(self._base(locator)))
 
     def _repository(self, locator: HubLocator, listing: Listing, send: Send) -> Files:
         name, source_url = locator.repository.rpartition("/")[2], f"{self._public(locator)}/{locator.path}"
@@ -160,6 +179,35 @@ class HubUpstream:
         if locator.host == HUB and self._settings.hub_token is not None:
             return Credentials("Bearer", self._settings.hub_token).header
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    """A repository of a Hub by the digests of its files; see `upstream.base.Repository`."""
+
+    home: str
+    remotes: Mapping[Digest, Remote]
+
+    def remote(self, digest: Digest, *, size: int | None = None, media_type: str | None = None) -> Remote:  # noqa: ARG002 - of the protocol; a listing tells the size
+        """Give the remote of a large file."""
+        if digest not in self.remotes:
+            raise UpstreamNotFoundError(f"{self.home}: has no large file {digest}", status=404)
+        return self.remotes[digest]
+
+    async def blob_size(self, digest: Digest) -> int:
+        """Give the size of a large file."""
+        size = self.remote(digest).size
+        if size is None:
+            raise UpstreamContentError(f"{self.home}: tells no size of {digest}")
+        return size
+
+    async def tags(self) -> list[str]:
+        """A Hub's branches are no list of tags."""
+        return []
+
+    async def referrers(self, subject: Digest) -> list[Descriptor]:  # noqa: ARG002 - of the protocol
+        """Nothing on a Hub refers to a manifest that is made here."""
+        return []
 
 
 def _assemble_file(locator: HubLocator, entry: Entry, stored: Sequence[StoredFile]) -> Assembly:

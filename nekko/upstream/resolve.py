@@ -61,15 +61,19 @@ class Upstreams:
         resolution: Resolution = await self._kinds[type(locator)].resolve(locator, credentials=credentials, known=known)
         return resolution
 
-    def check(self, wanted: Reference | OllamaLocator) -> None:
+    def check(self, wanted: Reference | OllamaLocator | HubLocator) -> None:
         """Refuse a registry by the fetch policy; see `OciUpstream.check`."""
-        if isinstance(wanted, OllamaLocator):
+        if isinstance(wanted, HubLocator):
+            self.hub.check(wanted)
+        elif isinstance(wanted, OllamaLocator):
             self._models.check(wanted)
         else:
             self._registries.check(wanted)
 
-    async def repository(self, wanted: Reference | OllamaLocator) -> Repository:
+    async def repository(self, wanted: Reference | OllamaLocator | HubLocator) -> Repository:
         """Open the repository of a reference or a model, with the configured login."""
+        if isinstance(wanted, HubLocator):
+            return await self.hub.repository(wanted)
         if isinstance(wanted, OllamaLocator):
             return self._models.repository(wanted)
         return OciRepository(await self._registries.session(wanted), self._settings, self._threads)

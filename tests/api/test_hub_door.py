@@ -123,11 +123,7 @@ async def test_many_clients_and_a_pull_share_one_fetch(door: Door) -> None:
             nursery.start_soon(read, "README.md")
             nursery.start_soon(read, "model.safetensors")
         nursery.start_soon(door.served.node.pull, "hf:///acme/Tiny")
-        while len(door.served.node.transfers.statistics()) < 2 or any(
-            each.waiters < 5
-            for each in door.served.node.transfers.statistics()
-            if "README" in each.what or "model.s" in each.what
-        ):
+        while waiters_of(door, "README.md") < 5 or waiters_of(door, "model.safetensors") < 4:
             await trio.sleep(0.01)
         gate.set()
     assert sorted(map(len, bodies)) == [7] * 4 + [len(WEIGHTS)] * 4
@@ -366,6 +362,10 @@ async def test_listener_of_the_door_alone_has_it_at_its_root(tmp_path: Path, hub
             assert (await client.get(f"{prefix}/acme/Tiny/resolve/main/config.json")).content == b"{}"
             assert (await client.get(f"{prefix}/api/models/acme/Tiny")).json()["sha"] == COMMIT
         assert (await door.served.client.get("/health/live")).status_code == 200
+
+
+def waiters_of(door: Door, file: str) -> int:
+    return sum(each.waiters for each in door.served.node.transfers.statistics() if each.what.endswith(f"/{file}"))
 
 
 def git_folders(repo: Repo, directory: Path) -> dict[str, str]:

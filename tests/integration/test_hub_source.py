@@ -214,8 +214,9 @@ async def test_new_commit_makes_a_new_artifact_of_what_changed(hub: FakeHub, rep
 
 
 async def test_interrupted_repository_goes_on_with_what_is_missing(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
-    repo.commit(FILES | {"zz.txt": b"the last one\n"})
-    lost = f"/acme/Tiny/resolve/{2:040x}/zz.txt"
+    repo.commit(FILES | {"zz.bin": b"the last one\n"})
+    repo.lfs.add("zz.bin")  # what is large comes last
+    lost = f"/acme/Tiny/resolve/{2:040x}/zz.bin"
     hub.far.on(lost, status(404))
     async with node_of(hub, tmp_path, max_transfers=1) as node:
         with pytest.raises(UpstreamNotFoundError):

@@ -23,8 +23,9 @@ from nekko.metrics import Counters
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
 from nekko.oci.reference import Reference
+from nekko.sources.hub import HUB
 from nekko.transfer.manifests import StoredManifest
-from nekko.transfer.mirror import Mirror
+from nekko.transfer.mirror import Mirror, Wanted
 
 METHODS = ("GET", "HEAD")
 JSON = "application/json"
@@ -104,7 +105,10 @@ class RegistryDoor:
                 await self._referrers(asked, reference)
 
     async def _manifest(self, asked: "_Asked", reference: Reference) -> None:
-        found, was_held = await self.mirror.manifest(reference)
+        wanted: Wanted = reference
+        if reference.registry == HUB and reference.digest is None:
+            wanted = await self.mirror.hub_repository(reference)
+        found, was_held = await self.mirror.manifest(wanted)
         (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
