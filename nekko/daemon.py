@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -13,6 +14,7 @@ from nekko import __version__
 from nekko.api import app
 from nekko.api.access import Access
 from nekko.api.images import door as images_door
+from nekko.config.image_files import image_files
 from nekko.config.settings import Settings
 from nekko.config.sources import Effective
 from nekko.errors import ConfigInvalidError, NekkoError
@@ -20,6 +22,7 @@ from nekko.images.table import Images, open_images
 from nekko.images.work import Places
 from nekko.log import start_log
 from nekko.metrics import Counters
+from nekko.oci.platform import Platform, PlatformSelection
 from nekko.reload import Reload, keep_current
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
@@ -27,6 +30,8 @@ from nekko.server.systemd import Notifier
 from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
 from nekko.transfer.hub import HubMirror
+from nekko.transfer.imports import Imports
+from nekko.transfer.loading import Loading
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
@@ -60,6 +65,7 @@ def run(effective: Effective) -> int:
 async def _main(settings: Settings, *, has_default_address: bool) -> None:
     notifier = Notifier(os.environ)
     tls, access = server_tls(settings), Access(settings)
+    preloaded = _preloaded(settings)
     # The store first: a second daemon on the same directory must not take the first one's socket away.
     async with (
         open_store(
@@ -74,6 +80,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 pulls = Pulls(nursery, store, transfers, upstreams, settings)
                 mirror = Mirror(store, transfers, pulls, upstreams, settings)
                 hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
+                imports = Imports(store, pulls, settings)
                 repairs = Repairs(nursery, store, transfers, upstreams, settings)
                 verifier = Verifier(store, repairs)
                 scrub = Scrub(
@@ -82,16 +89,21 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 )  # fmt: skip
                 images = await _open_images(stack, settings)
                 application = app.build(
-                    store, transfers, pulls, mirror, hub, repairs, scrub, Verifications(nursery, verifier), Counters(),
-                    settings, access, None if images is None else images_door.build(images, settings, access),
+                    store, transfers, pulls, mirror, hub, imports, repairs, scrub, Verifications(nursery, verifier),
+                    Counters(), settings, access,
+                    None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
                 stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
+                await imports.prepare()
                 await pulls.resume()
                 nursery.start_soon(scrub.run)
+                if preloaded:
+                    host = PlatformSelection(frozenset({Platform.host()}))
+                    nursery.start_soon(Loading(pulls, imports).preload, preloaded, host)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)
@@ -110,6 +122,13 @@ async def _open_images(stack: AsyncExitStack, settings: Settings) -> Images | No
     if os.geteuid() != 0:
         raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
     return await stack.enter_async_context(open_images(Places(settings.images_dir, settings.images_run_dir)))
+
+
+def _preloaded(settings: Settings) -> list[Path]:
+    try:
+        return image_files(settings.preload_images)
+    except ConfigInvalidError as error:
+        raise ConfigInvalidError(f"preloadImages: {error}") from error
 
 
 def _reloads(settings: Settings, tls: ServerTls | None, access: Access) -> list[Reload]:

@@ -60,7 +60,7 @@ class ImageInvalidError(InvalidError):
 
 
 class ArchiveInvalidError(InvalidError):
-    """An archive is not what it should be, or would reach beyond the place where it is unpacked."""
+    """An archive is not what it should be, lacks something, or would reach beyond the place where it is unpacked."""
 
 
 class DriverUnknownError(InvalidError):

@@ -14,6 +14,7 @@ from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store, open_store
 from nekko.transfer.hub import HubMirror
+from nekko.transfer.imports import Imports
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.ranges import Tuning
@@ -42,6 +43,7 @@ class Node:
     pulls: Pulls
     mirror: Mirror
     hub: HubMirror
+    imports: Imports
     repairs: Repairs
     scrub: Scrub
     verifications: Verifications
@@ -91,9 +93,10 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         pulls = Pulls(nursery, store, transfers, upstreams, settings)
         mirror = Mirror(store, transfers, pulls, upstreams, settings)
         hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
+        imports = Imports(store, pulls, settings)
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
         verifier = Verifier(store, repairs)
         scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
         verifications = Verifications(nursery, verifier)
-        yield Node(settings, store, client, transfers, pulls, mirror, hub, repairs, scrub, verifications)
+        yield Node(settings, store, client, transfers, pulls, mirror, hub, imports, repairs, scrub, verifications)
         nursery.cancel_scope.cancel()

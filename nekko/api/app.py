@@ -19,6 +19,7 @@ from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.hub.door import HubDoor
 from nekko.api.hub.route import ROOT as HUB_ROOT
 from nekko.api.images.door import ROOT as IMAGES_ROOT
+from nekko.api.imports import IMPORT_PATH, ImportDoor
 from nekko.api.ollama.door import AGENT, OllamaDoor
 from nekko.api.peer import Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
@@ -30,6 +31,7 @@ from nekko.errors import NekkoError
 from nekko.metrics import Counters
 from nekko.store.store import Store
 from nekko.transfer.hub import HubMirror
+from nekko.transfer.imports import Imports
 from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
@@ -42,8 +44,8 @@ log = logging.getLogger(__name__)
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
-    "content": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "health": "health",
-    "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
+    "content": "content", "import": "content", "v2": "registry", "metrics": "admin", "admin": "admin",
+    "health": "health", "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
 }  # fmt: skip
 
 
@@ -57,9 +59,20 @@ class Base64Converter(BaseConverter):
 class Application:
     """The ASGI application. Answers the doors of `build`, and logs each request when it is over."""
 
-    def __init__(self, raw: Mapping[str, Asgi], quart: QuartTrio, at_once: AtOnce, requests: RequestLog) -> None:
-        """Answer the doors of `raw` by their own applications, and everything else by Quart."""
+    def __init__(
+        self,
+        raw: Mapping[str, Asgi],
+        streams: Mapping[tuple[str, str], Asgi],
+        quart: QuartTrio,
+        at_once: AtOnce,
+        requests: RequestLog,
+    ) -> None:
+        """Answer the doors of `raw`, and paths of doors in `streams`, by applications of their own; the rest by Quart.
+
+        Quart takes the body of a request into memory as fast as it comes, so what takes a long one is no part of it.
+        """
         self._raw = raw
+        self._streams = streams
         self.quart = quart
         self._at_once = at_once
         self.requests = requests
@@ -91,7 +104,7 @@ class Application:
         door = _door_of(scope["path"], peer.doors, _agent_of(scope))
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
-            raw = self._raw.get(door) if door in peer.doors else None
+            raw = self._streams.get((door, scope["path"])) or self._raw.get(door) if door in peer.doors else None
             await (raw or self.quart)(scope, receive, watched)
         finally:
             self.requests.note(door, peer, scope["method"], scope["path"], answered, time.monotonic() - started)
@@ -103,6 +116,7 @@ def build(
     pulls: Pulls,
     mirror: Mirror,
     hub: HubMirror,
+    imports: Imports,
     repairs: Repairs,
     scrub: Scrub,
     verifications: Verifications,
@@ -156,7 +170,8 @@ def build(
                              "hub": HubDoor(hub, blobs, counters, settings)}  # fmt: skip
     if images is not None:
         raw["images"] = images
-    return Application(raw, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
+    streams = {("content", IMPORT_PATH): ImportDoor(imports, access)}
+    return Application(raw, streams, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
 
 
 def _door_of(path: str, doors: frozenset[str], agent: str = "") -> str:

@@ -1,5 +1,6 @@
 """The running daemon as commands see it: small JSON requests over a Unix socket, TCP or TLS, one connection each."""
 
+import contextlib
 import json
 import select
 import socket
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from nekko.cli.exits import BY_STATUS, CommandError, Exit
@@ -18,6 +19,8 @@ DEFAULT_ADDRESSES: tuple[Address, ...] = (UnixAddress(Path("/run/nekko/nekko.soc
 TIMEOUT_SECONDS = 60.0
 """For an answer that the daemon has at hand. A pull has no limit: it takes as long as it takes."""
 
+UPLOAD_BYTES = 1 << 20
+"""Of a file, read and sent at a time."""
 PAGE = 1000
 """Contents in one answer: the most that the daemon gives."""
 
@@ -116,8 +119,10 @@ class Pending:
 class Daemon:
     """The first of several addresses that takes a connection."""
 
-    def __init__(self, addresses: Iterable[Address], access: Access | None = None) -> None:
+    def __init__(self, addresses: Iterable[Address], access: Access | None = None, *, is_named: bool = False) -> None:
         self._addresses = tuple(addresses)
+        self.is_named = is_named
+        """Whether this very daemon is meant, rather than whichever is there."""
         self._access = access or Access()
 
     def start(
@@ -154,6 +159,24 @@ class Daemon:
             CommandError: As `start` and `Pending.wait`.
         """
         answer = self.start(method, path).wait()
+        assert answer is not None, "waiting without a limit gives an answer"
+        return answer
+
+    def upload(self, path: str, file: BinaryIO, size: int) -> Answer:
+        """Post a file, from its beginning, and wait for the answer for as long as that takes.
+
+        Raises:
+            CommandError: As `start` and `Pending.wait`.
+        """
+        connection = self._connect()
+        connection.sock.settimeout(None)
+        connection.blocksize = UPLOAD_BYTES
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        if self._access.token is not None:
+            headers["Authorization"] = f"Bearer {self._access.token}"
+        with contextlib.suppress(ConnectionError):  # it may answer before it has everything; then that tells why
+            connection.request("POST", path, file, headers)
+        answer = Pending(connection).wait()
         assert answer is not None, "waiting without a limit gives an answer"
         return answer
 

@@ -75,7 +75,7 @@ def daemon_of(address: str | None, token_file: str | None, ca: str | None, cert:
         raise click.UsageError("--ca, --cert and --key need --address https://host:port")
     if address is not None:
         parsed = parse_address(rest.rstrip("/") if scheme in ("http", "https") and mark else address)
-        return Daemon([parsed], Access(token, _tls(ca, cert, key) if is_tls else None))
+        return Daemon([parsed], Access(token, _tls(ca, cert, key) if is_tls else None), is_named=True)
     # The variable is the daemon's own setting too, so it may list several.
     items = [item.strip() for item in os.environ.get("NEKKO_ADDRESS", "").split(",")]
     try:

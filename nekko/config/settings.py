@@ -154,6 +154,11 @@ class Settings:
         50 * MIB, "bytes read a second for that; 0 for no limit", key="scrubBandwidth", read=grammar.bandwidth
     )
 
+    preload_images: tuple[str, ...] = setting(
+        (), "files with lists of images, or archives of them, or patterns of such: loaded beside serving after each "
+        "start, for this node's platform",
+    )  # fmt: skip
+
     # --- the registry door
     default_registry: str = setting(
         "docker.io", "the registry of names without one at the registry door", read=grammar.registry

@@ -35,3 +35,8 @@ def parse_oci(parts: Parts) -> OciLocator:
         )
     reference = parse_reference(parts.authority + parts.tail)
     return OciLocator(reference=reference, given=parts.given, credentials=parts.credentials)
+
+
+def locator_of(reference: Reference) -> OciLocator:
+    """Give the locator of a reference."""
+    return OciLocator(reference=reference, given=f"oci://{reference.name}")

@@ -37,7 +37,7 @@ from nekko.sources.base import Locator
 from nekko.sources.hub import DEFAULT_REVISION, HubLocator, kind_and_name, make_hub
 from nekko.sources.listing import is_commit
 from nekko.sources.locator import parse_locator
-from nekko.sources.oci import OciLocator
+from nekko.sources.oci import locator_of
 from nekko.sources.ollama import OllamaLocator
 from nekko.store.content import Meaning
 from nekko.store.store import Store
@@ -87,7 +87,7 @@ class _Name:
             return cls(wanted, wanted.host, wanted.tag)
         if isinstance(wanted, HubLocator):
             return cls(wanted, wanted.host, None if is_commit(wanted.revision) else wanted.revision)
-        locator = OciLocator(reference=wanted, given=f"oci://{wanted.name}")
+        locator = locator_of(wanted)
         return cls(locator, wanted.registry, None if wanted.digest is not None else wanted.tag)
 
 

@@ -179,12 +179,15 @@ class Pulls:
     async def _bring(self, pull: Pull, naming: Naming) -> PullResult:
         store, wish = self._store, pull.wish
         held = store.catalog.held(naming.name)
-        selection = wish.selection | _selection_of(held) if held else wish.selection
+        selection = wish.selection
+        # Of another image, what was wanted of the one that is held may not be there.
+        if held and held.root and (wish.given is None or held.root.digest == wish.given.root.digest):
+            selection |= _selection_of(held)
         is_secret = wish.credentials is not None or wish.locator.credentials is not None
-        is_resumable = not is_secret and not wish.is_shallow
+        is_resumable = not is_secret and not wish.is_shallow and wish.given is None
         content = store.catalog.begin(naming, platform=str(selection), is_resumable=is_resumable)
         await store.catalog.sync()
-        known = await self._known(held, wish.locator.where) if wish.refresh and held else None
+        known = await self._known(held, wish.locator.where) if wish.refresh and held and wish.given is None else None
         with store.leases.hold(naming.name) as lease:
             try:
                 resolution = await persist(partial(self._resolve, pull, known), self._settings)
@@ -231,6 +234,8 @@ class Pulls:
 
     async def _resolve(self, pull: Pull, known: Known | None) -> Resolution:
         wish = pull.wish
+        if wish.given is not None:
+            return wish.given
         try:
             return await self._resolver.resolve(wish.locator, credentials=wish.credentials, known=known)
         except UpstreamError as error:

@@ -12,21 +12,26 @@ from nekko.sources.base import Locator
 from nekko.sources.credentials import Credentials
 from nekko.store.content import Blob, Content
 from nekko.transfer.table import Transfer
+from nekko.upstream.base import Image
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller asks for. `is_shallow`: only the root manifest of an image, and nothing below it."""
+    """What a caller asks for. `is_shallow`: only the root manifest of an image, and nothing below it.
+
+    `given`: what the locator stands for, where the caller knows: then no upstream is asked for that.
+    """
 
     locator: Locator
     selection: PlatformSelection
     credentials: Credentials | None = None
     refresh: bool = False
     is_shallow: bool = False
+    given: Image | None = None
 
     def is_served_by(self, other: "Wish") -> bool:
         """Tell whether waiting for `other` fulfils this wish of the same name."""
-        if other.is_shallow and not self.is_shallow:
+        if (other.is_shallow and not self.is_shallow) or self.given is not None:
             return False
         return other.selection.covers(self.selection) and (other.refresh or not self.refresh)
 

@@ -51,10 +51,8 @@ async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
     settings = replace(node.settings, **quick | changes)
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
     application = app.build(
-        node.store, node.transfers, node.pulls, node.mirror, node.hub, node.repairs, node.scrub, node.verifications,
-        Counters(),
-        settings,
-        Access(settings),
+        node.store, node.transfers, node.pulls, node.mirror, node.hub, node.imports, node.repairs, node.scrub,
+        node.verifications, Counters(), settings, Access(settings),
     )  # fmt: skip
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()

@@ -26,7 +26,8 @@ CHECKS = (
 )  # fmt: skip
 """A 500 is in no description, so the first of these finds it; 502 and 503 are an upstream's, and right."""
 RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/", "/hf/") for method in ("get", "head")} | {
-    ("/imageapi/v1/swagger.json", "get")
+    ("/imageapi/v1/swagger.json", "get"),
+    ("/import", "post"),
 }
 """What applications of their own answer, of which this one knows nothing."""
 
@@ -54,6 +55,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.pulls,
         node.mirror,
         node.hub,
+        node.imports,
         node.repairs,
         node.scrub,
         node.verifications,
@@ -79,7 +81,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     paths = {door: set(json.loads(openapi.document(frozenset({door})))["paths"]) for door in DOORS}
     common = set(json.loads(openapi.document(frozenset()))["paths"])
     assert common == {"/", "/openapi.json", "/health", "/health/live", "/health/ready"}
-    assert paths["content"] - common == {"/content/", "/content/{url}"}
+    assert paths["content"] - common == {"/content/", "/content/{url}", "/import"}
     assert paths["registry"] - common == {"/v2/"}
     assert paths["ollama"] - common == {"/v2/"}
     assert paths["hub"] - common == {"/hf/"}

@@ -188,11 +188,9 @@ def test_list_has_the_columns_of_ociregistry(far_end: FarEnd) -> None:
     ("body", "problem"),
     [
         (None, "there is no such file"),
-        (b"\x1f\x8b more", "is an archive"),
-        (b"\0" * 257 + b"ustar", "is an archive"),
         (b"\xff\xfe", "not UTF-8"),
     ],
-    ids=["absent", "gzip", "tar", "binary"],
+    ids=["absent", "binary"],
 )
 def test_load_refuses_what_is_no_list(far_end: FarEnd, tmp_path: Path, body: bytes | None, problem: str) -> None:
     file = tmp_path / "images"
@@ -210,7 +208,7 @@ def test_load_asks_for_what_is_listed(far_end: FarEnd, tmp_path: Path) -> None:
     file = tmp_path / "images"
     file.write_text("alpine\n# no\nghcr.io/o/app:v1\ndocker.io/library/alpine:latest\n")
     done = ask(far_end, "load", "--image-file", f"{file}, ,{tmp_path}/imag*", "--platform", "linux/amd64")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "3 lines, 2 images, 0 failed")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "2 loaded, 0 skipped, 0 failed")
     assert [body for _, _, body in far_end.requests] == [
         {"url": f"oci://{name}", "platform": "linux/amd64", "refresh": True}
         for name in ("docker.io/library/alpine:latest", "ghcr.io/o/app:v1")
