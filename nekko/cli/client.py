@@ -1,11 +1,11 @@
 """The running daemon as commands see it: small JSON requests over a Unix socket, TCP or TLS, one connection each."""
 
-import contextlib
 import json
 import select
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -21,6 +21,7 @@ TIMEOUT_SECONDS = 60.0
 
 UPLOAD_BYTES = 1 << 20
 """Of a file, read and sent at a time."""
+MAX_REFUSAL_BYTES = 64 << 10
 PAGE = 1000
 """Contents in one answer: the most that the daemon gives."""
 
@@ -95,6 +96,21 @@ class Pending:
         finally:
             self._connection.close()
 
+    @contextmanager
+    def response(self) -> Iterator[HTTPResponse]:
+        """Give the answer as it is, whatever its status; its connection ends with the block.
+
+        Raises:
+            CommandError: The answer is not nekko's.
+        """
+        try:
+            with self._connection.getresponse() as response:
+                if not _is_ours(response):
+                    _not_ours()
+                yield response
+        finally:
+            self._connection.close()
+
     def events(self) -> Iterator[tuple[str, Any]]:
         """Give the events of the answer, each by its name with its data, as they arrive.
 
@@ -162,6 +178,27 @@ class Daemon:
         assert answer is not None, "waiting without a limit gives an answer"
         return answer
 
+    @contextmanager
+    def open(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+        """Open the body of something that the daemon serves.
+
+        Raises:
+            CommandError: It does not serve that; or the connection broke, also inside of the block.
+        """
+        pending = self.start("GET", path, headers=headers)
+        try:
+            with pending.response() as response:
+                if response.status >= 400:
+                    text = response.read(MAX_REFUSAL_BYTES).decode("utf-8", "replace").strip()
+                    raise CommandError(text, BY_STATUS.get(response.status, Exit.FAILED))
+                yield response
+        except (OSError, HTTPException) as error:
+            raise _broken(error) from error
+
+    def has(self, path: str) -> bool:
+        """Tell whether the daemon serves something."""
+        return not self.ask("HEAD", path).is_error
+
     def upload(self, path: str, file: BinaryIO, size: int) -> Answer:
         """Post a file, from its beginning, and wait for the answer for as long as that takes.
 
@@ -174,7 +211,7 @@ class Daemon:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         if self._access.token is not None:
             headers["Authorization"] = f"Bearer {self._access.token}"
-        with contextlib.suppress(ConnectionError):  # it may answer before it has everything; then that tells why
+        with suppress(ConnectionError):  # it may answer before it has everything; then that tells why
             connection.request("POST", path, file, headers)
         answer = Pending(connection).wait()
         assert answer is not None, "waiting without a limit gives an answer"

@@ -16,6 +16,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import ManifestInvalidError, UpstreamContentError, UpstreamNotFoundError
 from nekko.oci import manifest, mediatype
+from nekko.oci.artifact import FILE_ARTIFACT
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
@@ -82,6 +83,7 @@ class Bringing:
             NekkoError: Why not.
         """
         store, pull, where = self.store, self.pull, self._where
+        answer = image.root.digest
         walk = _checked(where, partial(Walk, image.root, selection, max_blobs=self.settings.max_graph_blobs))
         while level := walk.next_level():
             await self._each(level, partial(self._fetch, image))
@@ -89,13 +91,15 @@ class Bringing:
                 parsed = parse_manifest(await store.blobs.read(descriptor.digest), descriptor, where, self.settings)
                 record_edges(store, descriptor.digest, parsed)
                 _checked(where, partial(walk.feed, descriptor, parsed))
+                if descriptor is image.root and parsed.artifact_type == FILE_ARTIFACT and parsed.layers:
+                    answer = parsed.layers[0].digest
         for descriptor in walk.required:
             self.lease.add(descriptor.digest)
         required = tuple(_required_of(descriptor) for descriptor in walk.required)
         pull.parts = {
             str(item.digest): Part(item.title or str(item.digest), item.digest, item.size) for item in required
         }
-        store.catalog.set_root(self.content, image.root, image.root.digest)
+        store.catalog.set_root(self.content, image.root, answer)
         store.catalog.require(self.content, required)
         await store.catalog.sync()
 
@@ -106,7 +110,7 @@ class Bringing:
         async with store.capacity.reserve({str(d.digest): _to_come(store, d) for d in missing}):
             await self._each(missing, partial(self._fetch, image, absent=absent))
         found = tuple(item for item in required if item.digest not in absent)
-        return Brought(image.root, found, image.root.digest)
+        return Brought(image.root, found, answer)
 
     async def _fetch(self, image: Image, descriptor: Descriptor, absent: set[Digest] | None = None) -> None:
         """Have one blob of an image in the store; a foreign layer that its registry lacks goes to `absent`."""
