@@ -15,6 +15,7 @@ from typing import Any
 from nekko.errors import UpstreamContentError, UpstreamNotFoundError
 from nekko.oci import filepath
 from nekko.oci.digest import Digest
+from nekko.oci.reference import is_tag
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 _SHOWN = 80
@@ -119,6 +120,18 @@ class Listing:
                 if folder in paths:
                     raise UpstreamContentError(f"{self.where}: lists {folder[:_SHOWN]!r} as a file and as a folder")
                 folder = folder.rpartition("/")[0]
+
+
+def names_of_refs(raw: bytes, where: str) -> list[str]:
+    """Read the names of branches and tags that may be tags of a registry as well.
+
+    Raises:
+        UpstreamContentError: It is no list of them.
+    """
+    with _reading(where):
+        told = json.loads(raw)
+        names = [each["name"] for key in ("branches", "tags") for each in told[key]]
+        return [name for name in names if isinstance(name, str) and is_tag(name)]
 
 
 def unpacked(packed: bytes) -> bytes:

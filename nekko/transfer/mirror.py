@@ -32,7 +32,7 @@ from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import GRAPH
 from nekko.oci.platform import Platform, PlatformSelection
-from nekko.oci.reference import Reference
+from nekko.oci.reference import Reference, is_tag
 from nekko.sources.base import Locator
 from nekko.sources.hub import DEFAULT_REVISION, HubLocator, kind_and_name, make_hub
 from nekko.sources.listing import is_commit
@@ -300,21 +300,21 @@ class Mirror:
 
     # --- lists -------------------------------------------------------------------------------------------------------
 
-    async def tags(self, reference: Reference) -> list[str]:
+    async def tags(self, wanted: Reference | HubLocator) -> list[str]:
         """List the tags of a repository: those that are held, and its registry's where it can be asked.
 
         Raises:
             RepositoryUnknownError: Nothing is held, and no upstream may be asked.
             UpstreamError: Nothing is held, and it cannot be had there.
         """
-        prefix = f"{reference.registry}/{reference.repository}:"
-        held = {name.removeprefix(prefix) for name in self._store.catalog.meant(prefix)}
+        prefix = f"{wanted.home}@" if isinstance(wanted, HubLocator) else f"{wanted.registry}/{wanted.repository}:"
+        held = {tag for name in self._store.catalog.meant(prefix) if is_tag(tag := name.removeprefix(prefix))}
         if self._settings.air_gapped:
             if not held:
-                raise RepositoryUnknownError(prefix.rstrip(":"))
+                raise RepositoryUnknownError(prefix[:-1])
             return sorted(held)
         try:
-            told = await (await self._registries.repository(reference)).tags()
+            told = await (await self._registries.repository(wanted)).tags()
         except UpstreamError as error:
             if not held:
                 raise
@@ -334,15 +334,15 @@ class Mirror:
             raise RepositoryUnknownError(prefix.rstrip(":"))
         return sorted(held)
 
-    async def referrers(self, reference: Reference, subject: Digest) -> Sequence[Descriptor]:
+    async def referrers(self, wanted: Wanted, subject: Digest) -> Sequence[Descriptor]:
         """List what refers to a manifest: what is held, and what its registry knows where it can be asked."""
         found = {each.digest: each.described() for each in await self._manifests.referring_to(subject)}
         if not self._settings.air_gapped:
             try:
-                told = await (await self._registries.repository(reference)).referrers(subject)
+                told = await (await self._registries.repository(wanted)).referrers(subject)
                 found |= {descriptor.digest: descriptor for descriptor in told}
             except UpstreamError as error:
-                log.warning("%s: listing the referrers that are held: %s", reference.name, error)
+                log.warning("%s: listing the referrers that are held: %s", subject, error)
         return [found[digest] for digest in sorted(found)]
 
 

@@ -7,7 +7,7 @@ files are plain git objects: their SHA-256 is not known before their last byte, 
 Source: the Hub's API, and the file endpoint `resolve`, as huggingface_hub uses them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.modelpack import ModelFile, model_artifact
 from nekko.sources.credentials import Credentials
 from nekko.sources.hub import HUB, HubLocator
-from nekko.sources.listing import Entry, Listing
+from nekko.sources.listing import Entry, Listing, names_of_refs
 from nekko.upstream.base import Assembly, File, Files, Known, Remote, Resolution, StoredFile, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import configured_header
@@ -90,9 +90,8 @@ class HubUpstream:
         send = self._sender(locator, None)
         listing = await self._list(locator, send, max_bytes=MAX_LISTING_BYTES)
         files = {entry.digest: self._file(locator, listing.commit, entry, send) for entry in listing.entries}
-        return HubRepository(
-            locator.home, {digest: file.remote for digest, file in files.items() if digest is not None}
-        )
+        remotes = {digest: file.remote for digest, file in files.items() if digest is not None}
+        return HubRepository(locator.home, remotes, partial(self.refs, locator))
 
     def check(self, locator: HubLocator) -> None:
         """Refuse what the fetch policy keeps this node from asking for; sends nothing.
@@ -187,6 +186,7 @@ class HubRepository:
 
     home: str
     remotes: Mapping[Digest, Remote]
+    refs: Callable[[], Awaitable[bytes]]
 
     def remote(self, digest: Digest, *, size: int | None = None, media_type: str | None = None) -> Remote:  # noqa: ARG002 - of the protocol; a listing tells the size
         """Give the remote of a large file."""
@@ -202,8 +202,8 @@ class HubRepository:
         return size
 
     async def tags(self) -> list[str]:
-        """A Hub's branches are no list of tags."""
-        return []
+        """List the branches and tags whose names a registry's tag may have."""
+        return names_of_refs(await self.refs(), self.home)
 
     async def referrers(self, subject: Digest) -> list[Descriptor]:  # noqa: ARG002 - of the protocol
         """Nothing on a Hub refers to a manifest that is made here."""

@@ -93,6 +93,19 @@ async def test_without_prefetch_large_files_come_when_they_are_asked_for(tmp_pat
         assert (await door.served.client.get(f"{NAME}/blobs/{digest}")).content == WEIGHTS
 
 
+async def test_branches_and_tags_are_the_tags_and_nothing_refers_to_them(door: Door) -> None:
+    door.repo.tags |= {"v1": COMMIT, "no/tag": COMMIT}
+    for _ in ("hub there", "hub gone"):
+        await door.served.client.get(f"{NAME}/manifests/main")
+        await whole_pull(door)
+        told = (await door.served.client.get(f"{NAME}/tags/list")).json()
+        assert told["tags"] == (["main", "v1"] if door.repo.tags else ["main"])
+        referrers = await door.served.client.get(f"{NAME}/referrers/{Digest.of(EXPECTED)}")
+        assert referrers.json()["manifests"] == []
+        door.go_down()
+        door.repo.tags.clear()
+
+
 async def test_dataset_and_name_with_traps(door: Door, hub: FakeHub) -> None:
     hub.add("Acme/My_Data.v2", FILES, lfs=LARGE, kind="dataset")
     hub.renamed["dataset", "acme/my_data.v2"] = "Acme/My_Data.v2"

@@ -23,9 +23,9 @@ from nekko.metrics import Counters
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
 from nekko.oci.reference import Reference
-from nekko.sources.hub import HUB
+from nekko.sources.hub import HUB, HubLocator
 from nekko.transfer.manifests import StoredManifest
-from nekko.transfer.mirror import Mirror, Wanted
+from nekko.transfer.mirror import Mirror
 
 METHODS = ("GET", "HEAD")
 JSON = "application/json"
@@ -105,9 +105,7 @@ class RegistryDoor:
                 await self._referrers(asked, reference)
 
     async def _manifest(self, asked: "_Asked", reference: Reference) -> None:
-        wanted: Wanted = reference
-        if reference.registry == HUB and reference.digest is None:
-            wanted = await self.mirror.hub_repository(reference)
+        wanted = reference if reference.digest is not None else await self._wanted(reference)
         found, was_held = await self.mirror.manifest(wanted)
         (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
@@ -118,6 +116,10 @@ class RegistryDoor:
         else:
             await asked.answer(200, found.body, headers)
 
+    async def _wanted(self, reference: Reference) -> Reference | HubLocator:
+        """Say what a reference means: of the Hub, a repository whose artifact is made here."""
+        return await self.mirror.hub_repository(reference) if reference.registry == HUB else reference
+
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
         digest = asked.route.digest
         await self.blobs.send(
@@ -127,7 +129,7 @@ class RegistryDoor:
 
     async def _tags(self, asked: "_Asked", reference: Reference) -> None:
         limit, last = _limit(asked.query.get("n")), asked.query.get("last", "")
-        tags = [tag for tag in await self.mirror.tags(reference) if tag > last]
+        tags = [tag for tag in await self.mirror.tags(await self._wanted(reference)) if tag > last]
         headers = [("Content-Type", JSON)]
         if 0 < limit < len(tags):
             query = {"n": str(limit), "last": tags[limit - 1]} | {k: v for k, v in asked.query.items() if k == "ns"}
@@ -136,15 +138,15 @@ class RegistryDoor:
         await asked.answer(200, body, headers)
 
     async def _referrers(self, asked: "_Asked", reference: Reference) -> None:
-        wanted = asked.query.get("artifactType")
+        wanted, kind = await self._wanted(reference), asked.query.get("artifactType")
         found = [
             descriptor
-            for descriptor in await self.mirror.referrers(reference, asked.route.digest)
-            if wanted is None or descriptor.artifact_type == wanted
+            for descriptor in await self.mirror.referrers(wanted, asked.route.digest)
+            if kind is None or descriptor.artifact_type == kind
         ]
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [each.to_json() for each in found]}
         headers = [("Content-Type", OCI_INDEX)]
-        if wanted is not None:
+        if kind is not None:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         await asked.answer(200, json.dumps(index).encode(), headers)
 
