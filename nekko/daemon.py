@@ -29,6 +29,7 @@ from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
 from nekko.server.tls import ServerTls, server_tls
 from nekko.store.store import open_store
+from nekko.supply import CacheSupply
 from nekko.transfer.hub import HubMirror
 from nekko.transfer.imports import Imports
 from nekko.transfer.loading import Loading
@@ -87,7 +88,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     store.catalog, verifier,
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
-                images = await _open_images(stack, settings)
+                images = await _open_images(stack, settings, CacheSupply(store, pulls, repairs, settings))
                 application = app.build(
                     store, transfers, pulls, mirror, hub, imports, repairs, scrub, Verifications(nursery, verifier),
                     Counters(), settings, access,
@@ -115,13 +116,17 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
     log.info("stopped")
 
 
-async def _open_images(stack: AsyncExitStack, settings: Settings) -> Images | None:
+async def _open_images(stack: AsyncExitStack, settings: Settings, supply: CacheSupply) -> Images | None:
     """Open the image API for as long as the stack lasts, if this process serves it."""
     if "images" not in settings.doors:
         return None
     if os.geteuid() != 0:
         raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
-    return await stack.enter_async_context(open_images(Places(settings.images_dir, settings.images_run_dir)))
+    opened = open_images(
+        Places(settings.images_dir, settings.images_run_dir), supply,
+        max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
+    )  # fmt: skip
+    return await stack.enter_async_context(opened)
 
 
 def _preloaded(settings: Settings) -> list[Path]:

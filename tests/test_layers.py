@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "images": {"lock", "oci", "errors", "trio"},
     "upstream": {"config", "oci", "sources", "errors", "trio", "httpx", "httpcore", "h11"},
     "transfer": {"config", "store", "upstream.base", "sources", "oci", "errors", "trio"},
+    "supply": {"config", "images.content", "transfer", "store", "sources", "oci", "errors", "trio"},
     "metrics": {"oci", "errors", "prometheus_client"},
     "api": {
         "transfer",

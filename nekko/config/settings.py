@@ -188,6 +188,14 @@ class Settings:
         Path("/run/nekko-images"), "directory of its mountpoints, on a file system that a reboot empties"
     )
 
+    images_max_unpacked_bytes: int = setting(
+        64 * GIB, "most that one layer or archive may unpack to", key="imagesMaxUnpacked", read=grammar.size
+    )
+    images_kept_layers_bytes: int = setting(
+        20 * GIB, "bytes of unpacked layers beyond which those that no mount uses go", key="imagesKeptLayers",
+        read=grammar.size,
+    )  # fmt: skip
+
     # --- fetching
     air_gapped: bool = setting(False, "never ask an upstream: what is not in the cache is not found")
     platform: str = setting(

@@ -22,13 +22,31 @@ async def attach_local(work: Work) -> None:
 
 
 async def attach_loopback(work: Work) -> None:
-    """Yield a loop device with a file of the host, or of another mount."""
+    """Yield a loop device with a file of the host, of another mount, or of the cache."""
     own = work.own
-    file = open_below(base_of(work), own["path"], is_directory=False)
+    is_content = own["base"] == "content"
+    if is_content != ("content" in own):
+        raise ImageInvalidError("loopback: base 'content' and a content go together")
+    if is_content:
+        file = await _open_content(work)
+    else:
+        file = open_below(base_of(work), own["path"], is_directory=False)
     try:
-        await _attach_file(work, file, is_read_only=own.get("ro", False))
+        await _attach_file(work, file, is_read_only=is_content or own.get("ro", False))
     finally:
         os.close(file)
+
+
+async def _open_content(work: Work) -> int:
+    own = work.own
+    brought = await work.bring(own["content"])
+    named = [file for file in brought.files if own["path"] in ("", file.name)]
+    if len(named) != 1:
+        known = ", ".join(file.name for file in brought.files[:20]) or "none, for it is an image"
+        raise ImageInvalidError(
+            f"loopback: path {own['path'][:200]!r} names no file of {brought.name}: there are {known}"
+        )
+    return await work.supply.open(named[0].digest)
 
 
 async def _attach_file(work: Work, file: int, *, is_read_only: bool) -> None:

@@ -80,9 +80,10 @@ class Journal:
         """Drop an unpacked layer."""
         self._db.execute("DELETE FROM layers WHERE id = ?", (number,))
 
-    def layers(self) -> list[int]:
-        """Give the number of each unpacked layer."""
-        return [int(number) for (number,) in self._db.execute("SELECT id FROM layers ORDER BY id").fetchall()]
+    def layers(self) -> list[tuple[int, int]]:
+        """Give number and size of each unpacked layer, the oldest first."""
+        rows = self._db.execute("SELECT id, size FROM layers ORDER BY id").fetchall()
+        return [(int(number), int(size)) for number, size in rows]
 
 
 def _object(entry: str) -> Object:

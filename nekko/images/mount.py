@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 from nekko.errors import ImageInvalidError
-from nekko.images import host
 from nekko.images.attach import base_of
 from nekko.images.confine import open_below
 from nekko.images.work import Work
@@ -44,24 +43,11 @@ async def mount_bind(work: Work) -> None:
     source = open_below(base_of(work), own["path"], is_directory=True)
     try:
         place = await work.mountpoint()
-        is_recursive = own.get("recursive", False)
-        # By the descriptor, which is the directory that was found below the base, whatever its path leads to by now.
-        await work.mount(
-            place, "--no-canonicalize", "--rbind" if is_recursive else "--bind", f"/proc/self/fd/{source}",
-            is_recursive=is_recursive, pass_fds=(source,),
-        )  # fmt: skip
+        await work.bind(source, place, is_recursive=own.get("recursive", False))
     finally:
         os.close(source)
-    # Else what is unmounted here would be unmounted at the source too, where the host shares its mounts.
-    await host.run("mount", "--make-rprivate", str(place))
     if own.get("ro", False):
-        await make_read_only(place)
-
-
-async def make_read_only(place: Path) -> None:
-    """Refuse writing to all that is mounted at a place and below: a bind mount has to be told a second time."""
-    for each in host.mounted_below(place):
-        await host.run("mount", "-o", "remount,bind,ro", each.place)
+        await work.remount_read_only(place)
 
 
 async def mount_overlay(work: Work) -> None:

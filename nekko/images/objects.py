@@ -18,8 +18,8 @@ class Object:
 
     `definition` is as it was given, but that a nested object is `{"id": …}`; secrets are not in it. `children` has the
     id of each object it stands on, once for each time it names it. `is_held`: made by a request of its own, so it
-    stays until it is deleted. `product` is the device or the directory it yields. `told` are further fields that
-    readers see.
+    stays until it is deleted. `product` is the device or the directory it yields. `kept` are the digests of the blobs
+    that it needs of the cache, `layers` the unpacked layers. `told` are further fields that readers see.
     """
 
     id: int
@@ -30,6 +30,8 @@ class Object:
     children: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     product: str = ""
+    kept: list[str] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 

@@ -24,11 +24,14 @@ from nekko.errors import (
 )
 from nekko.images import host, steps
 from nekko.images.attach import attach_local, attach_loopback
+from nekko.images.content import Supply
 from nekko.images.journal import Journal
+from nekko.images.layers import Layers
 from nekko.images.mount import mount_attach, mount_bind, mount_overlay
+from nekko.images.mount_content import mount_content, mount_uri
 from nekko.images.objects import Object, Type, separate, slots
 from nekko.images.steps import Step
-from nekko.images.work import Places, Work
+from nekko.images.work import Places, Surroundings, Work
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,9 @@ DRIVERS: Mapping[tuple[Type, str], Driver] = {
     ("attach", "loopback"): attach_loopback,
     ("mount", "attach"): mount_attach,
     ("mount", "bind"): mount_bind,
+    ("mount", "content"): mount_content,
     ("mount", "overlay"): mount_overlay,
+    ("mount", "uri"): mount_uri,
 }
 MAX_DEPTH = 32
 """Objects nested in each other in one request."""
@@ -50,9 +55,10 @@ RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
 class Images:
     """The table. Made by `open_images`."""
 
-    def __init__(self, places: Places, journal: Journal) -> None:
-        self._places = places
-        self._journal = journal
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+        self._places = surroundings.places
+        self._journal = surroundings.journal
         self._objects: dict[int, Object] = {}
         self._stuck = trio.Event()
         """Something could not be collected, and has to be tried again."""
@@ -123,12 +129,14 @@ class Images:
         if kind not in definition:
             raise ImageInvalidError(f"{type_} kind {kind!r}: its part {kind!r} of the definition is missing")
         made = Object(self._journal.reserve(), type_, separate(definition), is_held=is_held)
+        # Before anybody sees it. The journal has nothing of it until what is nested has taken its own secrets out.
+        secret = made.definition[kind].pop("credentials", None)
         self._objects[made.id] = made
-        self._journal.write(made)
         try:
             for slot in list(slots(type_, made.definition)):
                 slot.fill({"id": await self._refer(made, slot.type, slot.value, depth)})
-            await driver(Work(made, self._journal, self._places, self._objects.__getitem__))
+            self._journal.write(made)
+            await driver(Work(made, self._surroundings, self._objects.__getitem__, secret))
             made.state = "ready"
             self._journal.write(made)
         except BaseException:
@@ -211,9 +219,15 @@ class Images:
             self._journal.write(target)
         del self._objects[target.id]
         self._journal.forget(target)
+        self._surroundings.supply.release(str(target))
         log.info("%s removed", target)
+        if target.layers:
+            await self._surroundings.layers.trim(self._used_layers)
         for child in dict.fromkeys(target.children):
             await self._collect(child)
+
+    def _used_layers(self) -> list[int]:
+        return [number for each in self._objects.values() for number in each.layers]
 
     async def _collect(self, id_: int) -> None:
         """Remove an object if nobody refers to it any more; what fails is tried again later."""
@@ -254,6 +268,8 @@ class Images:
         """Take over what an earlier process made: what is still there stays, what is not whole is undone."""
         for found in self._journal.read():
             self._objects[found.id] = found
+            self._surroundings.supply.keep(str(found), found.kept)
+        self._surroundings.layers.recover()
         for found in self._parents_first():
             if found.id not in self._objects:
                 continue  # collected with its parent
@@ -300,8 +316,15 @@ class Images:
 
 
 @asynccontextmanager
-async def open_images(places: Places) -> AsyncIterator[Images]:
+async def open_images(
+    places: Places, supply: Supply, *, max_unpacked_bytes: int, kept_layers_bytes: int
+) -> AsyncIterator[Images]:
     """Open the image API's directories, take over what is there, and collect while the block runs.
+
+    Args:
+        supply: The cache that contents come from.
+        max_unpacked_bytes: The most that one archive may unpack to.
+        kept_layers_bytes: Of unpacked layers, before unused ones go.
 
     Leaving the block leaves all objects as they are.
 
@@ -317,7 +340,10 @@ async def open_images(places: Places) -> AsyncIterator[Images]:
     try:
         journal = Journal(places.journal)
         try:
-            images = Images(places, journal)
+            layers = Layers(
+                places.layers, journal, supply, max_unpacked_bytes=max_unpacked_bytes, kept_bytes=kept_layers_bytes
+            )
+            images = Images(Surroundings(places, journal, supply, layers, max_unpacked_bytes))
             await images.adopt()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(images.run)

@@ -11,7 +11,9 @@ import trio
 
 from nekko.errors import CommandError, HostError, ImageInvalidError
 from nekko.images import host
+from nekko.images.content import Brought, Supply
 from nekko.images.journal import Journal
+from nekko.images.layers import Layers
 from nekko.images.objects import Object
 from nekko.images.steps import Step
 
@@ -57,13 +59,30 @@ class Places:
             below.mkdir(mode=0o700, exist_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every object is made with."""
+
+    places: Places
+    journal: Journal
+    supply: Supply
+    layers: Layers
+    max_unpacked_bytes: int
+
+
 class Work:
     """What a driver does its work with. Everything it does to the host goes through here."""
 
-    def __init__(self, made: Object, journal: Journal, places: Places, find: Callable[[int], Object]) -> None:
+    def __init__(
+        self, made: Object, surroundings: Surroundings, find: Callable[[int], Object], secret: str | None
+    ) -> None:
         self.made = made
-        self.places = places
-        self._journal = journal
+        self.places = surroundings.places
+        self.supply = surroundings.supply
+        self.layers = surroundings.layers
+        self.max_unpacked_bytes = surroundings.max_unpacked_bytes
+        self._secret = secret
+        self._journal = surroundings.journal
         self._find = find
 
     @property
@@ -71,6 +90,21 @@ class Work:
         """The part of the definition that its kind is about."""
         found: Mapping[str, Any] = self.made.definition[self.made.kind]
         return found
+
+    async def bring(self, source: str) -> Brought:
+        """Have a content in the cache, and keep it there while this object lives."""
+        holder = str(self.made)
+        brought = await self.supply.bring(source, holder, secret=self._secret)
+        self.made.kept = self.supply.kept(holder)
+        self._journal.write(self.made)
+        return brought
+
+    async def use_layers(self, image: Brought) -> list[int]:
+        """Have the layers of an image, and keep them while this object lives; give their numbers, the lowest first."""
+        self.made.layers = await self.layers.of(image)
+        self._journal.write(self.made)
+        self.layers.let_go(self.made.layers)
+        return self.made.layers
 
     def product_of(self, reference: Mapping[str, Any]) -> str:
         """Give the device or directory of an object that this one stands on."""
@@ -118,6 +152,29 @@ class Work:
             if "wrong fs type" in error.told or "unknown filesystem type" in error.told:
                 raise ImageInvalidError(str(error)) from error
             raise
+
+    async def bind(self, descriptor: int, place: Path, *, is_recursive: bool = False) -> None:
+        """Show what a descriptor stands for at a place of this object's own.
+
+        Not by its path, which may lead elsewhere by now.
+        """
+        await self.mount(
+            place, "--no-canonicalize", "--rbind" if is_recursive else "--bind", f"/proc/self/fd/{descriptor}",
+            is_recursive=is_recursive, pass_fds=(descriptor,),
+        )  # fmt: skip
+        # Else what is unmounted here would be unmounted at the source too, where the host shares its mounts.
+        await host.run("mount", "--make-rprivate", str(place))
+
+    async def bind_file(self, descriptor: int, place: Path) -> None:
+        """Show a file inside a mount of this object's own, with which it goes."""
+        await host.run(
+            "mount", "--no-canonicalize", "--bind", f"/proc/self/fd/{descriptor}", str(place), pass_fds=(descriptor,)
+        )
+
+    async def remount_read_only(self, place: Path) -> None:
+        """Refuse writing to all that is mounted at a place and below: a bind mount has to be told a second time."""
+        for each in host.mounted_below(place):
+            await host.run("mount", "-o", "remount,bind,ro", each.place)
 
     async def loop(self, file: int, *, is_read_only: bool, has_partitions: bool) -> str:
         """Give a loop device the file of a descriptor, and give that device.

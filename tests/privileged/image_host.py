@@ -2,15 +2,20 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nekko.config.settings import Settings
 from nekko.images import host
+from nekko.images.table import Images, open_images
 from nekko.images.work import Places
+from nekko.supply import CacheSupply
+from tests.node import QUICK, Node, open_node
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="attaching and mounting need root")
 
@@ -28,6 +33,19 @@ class ImageHost:
     @property
     def files(self) -> Path:
         return self.directory / "files"
+
+    @asynccontextmanager
+    async def open(self, settings: Settings = QUICK) -> AsyncIterator[Images]:
+        """Open the image API over a node of its own."""
+        async with open_node(self.directory / "cache", settings) as node, self.open_over(node) as images:
+            yield images
+
+    def open_over(self, node: Node, **limits: int) -> AbstractAsyncContextManager[Images]:
+        """Open the image API over a node."""
+        supply = CacheSupply(node.store, node.pulls, node.repairs, node.settings)
+        return open_images(
+            self.places, supply, **({"max_unpacked_bytes": 64 << 20, "kept_layers_bytes": 64 << 20} | limits)
+        )
 
     def tree(self, **files: str) -> Path:
         """Make a directory with some files."""

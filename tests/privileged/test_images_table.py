@@ -14,7 +14,6 @@ from nekko.errors import (
     ObjectUnknownError,
     StoreBusyError,
 )
-from nekko.images.table import open_images
 from tests.privileged.image_host import ImageHost, bind, bind_of, loopback, needs_root, on_attach, overlay
 
 pytestmark = needs_root
@@ -25,7 +24,7 @@ pytestmark = needs_root
 
 async def test_loopback_of_a_squashfs_is_a_device_that_can_be_mounted(image_host: ImageHost) -> None:
     image = image_host.squashfs(name="greeting", hello="world")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         attached = await images.create("attach", loopback(image))
         assert Path(attached.product).is_block_device()
         mounted = await images.create("mount", on_attach({"id": attached.id}, "squashfs", "ro"))
@@ -40,7 +39,7 @@ async def test_loopback_of_a_squashfs_is_a_device_that_can_be_mounted(image_host
 @pytest.mark.parametrize("fs_type", ["ext4", "erofs"])
 async def test_file_systems_of_images_are_mounted(image_host: ImageHost, fs_type: str) -> None:
     image = image_host.ext4(hello="x") if fs_type == "ext4" else image_host.erofs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         mounted = await images.create("mount", on_attach(loopback(image, ro=True), fs_type, "ro"))
         place = Path(mounted.product)
         assert (place / "hello").read_text() == "x"
@@ -51,7 +50,7 @@ async def test_file_systems_of_images_are_mounted(image_host: ImageHost, fs_type
 
 async def test_read_only_loopback_refuses_writing(image_host: ImageHost) -> None:
     image = image_host.ext4()
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         attached = await images.create("attach", loopback(image, ro=True))
         assert Path("/sys/block", Path(attached.product).name, "ro").read_text() == "1\n"
         await images.remove("attach", attached.id)
@@ -59,7 +58,7 @@ async def test_read_only_loopback_refuses_writing(image_host: ImageHost) -> None
 
 async def test_local_device_is_a_block_device_of_the_host(image_host: ImageHost) -> None:
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         device = await images.create("attach", loopback(image))
         local = {"kind": "local", "local": {"path": device.product}}
         mounted = await images.create("mount", on_attach(local, "squashfs"))
@@ -78,7 +77,7 @@ async def test_local_device_is_a_block_device_of_the_host(image_host: ImageHost)
 
 async def test_read_only_bind_refuses_writing_and_the_source_does_not(image_host: ImageHost) -> None:
     tree = image_host.tree(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         mounted = await images.create("mount", bind(tree, ro=True))
         with pytest.raises(OSError, match="Read-only"):
             Path(mounted.product, "new").write_text("")
@@ -90,7 +89,7 @@ async def test_read_only_bind_refuses_writing_and_the_source_does_not(image_host
 async def test_recursive_bind_brings_what_is_mounted_below_and_leaves_it_there(image_host: ImageHost) -> None:
     (image_host.tree() / "below").mkdir()
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         inner = await images.create("mount", on_attach(loopback(image), "squashfs"))
         outer = await images.create("mount", bind(image_host.places.mounts, recursive=True, ro=True))
         assert Path(outer.product, str(inner.id), "hello").read_text() == "x"
@@ -105,7 +104,7 @@ async def test_recursive_bind_brings_what_is_mounted_below_and_leaves_it_there(i
 @pytest.mark.parametrize("upper", ["ram", "disk"])
 async def test_overlay_keeps_what_is_written_apart(image_host: ImageHost, upper: str) -> None:
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs"), upper=upper))
         Path(made.product, "hello").write_text("changed")
         told = images.describe(made)["overlay"]
@@ -115,7 +114,7 @@ async def test_overlay_keeps_what_is_written_apart(image_host: ImageHost, upper:
 
 
 async def test_overlay_in_ram_has_no_more_room_than_it_was_given(image_host: ImageHost) -> None:
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", overlay(bind(image_host.tree()), size=1 << 20))
         with pytest.raises(OSError, match="No space left"):
             Path(made.product, "large").write_bytes(bytes(2 << 20))
@@ -128,7 +127,7 @@ async def test_first_lower_mount_is_on_top(image_host: ImageHost) -> None:
         tree.mkdir()
         (tree / "which").write_text(tree.name)
         (tree / tree.name).touch()
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", overlay(*map(bind, trees)))
         assert Path(made.product, "which").read_text() == "top"
         assert {each.name for each in Path(made.product).iterdir()} == {"which", "top", "bottom"}
@@ -144,7 +143,7 @@ async def test_paths_stay_below_their_base(image_host: ImageHost) -> None:
     (tree / "etc/passwd").write_text("of the image")
     (tree / "out").symlink_to("/etc")
     (tree / "up").symlink_to("../../../../../../../etc")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         base = await images.create("mount", bind(tree))
         for path in ("out", "up", "../../../etc", "/etc"):
             made = await images.create("mount", bind_of({"id": base.id}, path))
@@ -177,7 +176,7 @@ def nested_image(image_host: ImageHost) -> Path:
 
 async def test_chain_of_six_goes_with_its_top(image_host: ImageHost) -> None:
     image = nested_image(image_host)
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", chain(image))
         assert Path(made.product, "deep").read_text() == "down"
         assert (len(images.all_of("mount")), len(images.all_of("attach"))) == (4, 2)
@@ -190,7 +189,7 @@ async def test_chain_of_six_goes_with_its_top(image_host: ImageHost) -> None:
 
 
 async def test_shared_object_goes_with_the_last_that_names_it(image_host: ImageHost) -> None:
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         first = await images.create("mount", overlay(bind(image_host.tree(hello="x"))))
         below = next(each for each in images.all_of("mount") if each is not first)
         second = await images.create("mount", overlay({"id": below.id}))
@@ -202,7 +201,7 @@ async def test_shared_object_goes_with_the_last_that_names_it(image_host: ImageH
 
 
 async def test_object_made_by_hand_survives_its_users(image_host: ImageHost) -> None:
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         below = await images.create("mount", bind(image_host.tree()))
         above = await images.create("mount", overlay({"id": below.id}))
         await images.remove("mount", above.id)
@@ -212,7 +211,7 @@ async def test_object_made_by_hand_survives_its_users(image_host: ImageHost) -> 
 
 async def test_forced_removal_stops_at_what_is_live(image_host: ImageHost) -> None:
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         device = await images.create("attach", loopback(image))
         lower = await images.create("mount", on_attach({"id": device.id}, "squashfs"))
         top = await images.create("mount", overlay({"id": lower.id}))
@@ -229,7 +228,7 @@ async def test_forced_removal_stops_at_what_is_live(image_host: ImageHost) -> No
 
 async def test_mount_with_an_open_file_is_busy_and_stays_usable(image_host: ImageHost) -> None:
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", on_attach(loopback(image), "squashfs"))
         with Path(made.product, "hello").open() as file:
             with pytest.raises(ObjectBusyError, match="in use by a process"):
@@ -267,7 +266,7 @@ async def test_failure_half_way_leaves_nothing(image_host: ImageHost) -> None:
         ({"kind": "bind"}, ImageInvalidError),
         ({**bind(tree), "id": 5}, ImageInvalidError),
     ]
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         for definition, error in wrong:
             with pytest.raises(error):
                 await images.create("mount", definition)
@@ -276,7 +275,7 @@ async def test_failure_half_way_leaves_nothing(image_host: ImageHost) -> None:
 
 
 async def test_id_of_another_type_is_unknown(image_host: ImageHost) -> None:
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", bind(image_host.tree()))
         with pytest.raises(ObjectUnknownError):
             images.get("attach", made.id)
@@ -291,13 +290,13 @@ async def test_id_of_another_type_is_unknown(image_host: ImageHost) -> None:
 
 async def test_new_process_takes_over_what_is_there(image_host: ImageHost) -> None:
     image = nested_image(image_host)
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", chain(image))
         described = images.describe(made)
         with pytest.raises(StoreBusyError):
-            async with open_images(image_host.places):
+            async with image_host.open():
                 pass
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         assert images.describe(images.get("mount", made.id)) == described
         assert Path(made.product, "deep").read_text() == "down"
         other = await images.create("mount", bind(image_host.tree()))
@@ -309,11 +308,11 @@ async def test_new_process_takes_over_what_is_there(image_host: ImageHost) -> No
 async def test_what_was_undone_behind_our_back_is_forgotten(image_host: ImageHost) -> None:
 
     image = image_host.squashfs(hello="x")
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs")))
         kept = await images.create("mount", bind(image_host.tree()))
     subprocess.run(["umount", made.product], check=True)
-    async with open_images(image_host.places) as images:
+    async with image_host.open() as images:
         assert images.all_of("mount") == [images.get("mount", kept.id)]
         assert images.all_of("attach") == []
         await images.remove("mount", kept.id)
@@ -321,11 +320,11 @@ async def test_what_was_undone_behind_our_back_is_forgotten(image_host: ImageHos
 
 async def test_directory_of_no_object_is_removed_at_the_start(image_host: ImageHost) -> None:
 
-    async with open_images(image_host.places):
+    async with image_host.open():
         pass
     stray = image_host.places.mounts / "77"
     stray.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", stray], check=True)
     (image_host.places.uppers(is_ram=False) / "old/upper").mkdir(parents=True)
-    async with open_images(image_host.places):
+    async with image_host.open():
         assert image_host.leftovers() == []
