@@ -123,7 +123,7 @@ async def _open_images(stack: AsyncExitStack, settings: Settings, supply: CacheS
     if os.geteuid() != 0:
         raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
     opened = open_images(
-        Places(settings.images_dir, settings.images_run_dir), supply,
+        Places(settings.images_dir, settings.images_run_dir), stack.enter_context(supply),
         max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
     )  # fmt: skip
     return await stack.enter_async_context(opened)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Self
 
 from nekko.config.settings import Settings
 from nekko.errors import ContentUnknownError, ImageInvalidError, InvalidError, ManifestInvalidError
@@ -31,7 +32,7 @@ IMAGE_CONFIGS = (OCI_CONFIG, "application/vnd.docker.container.image.v1+json")
 
 
 class CacheSupply:
-    """An `images.content.Supply` over the cache of the same process."""
+    """An `images.content.Supply` over the cache of the same process. Leaving its block releases everything."""
 
     def __init__(self, store: Store, pulls: Pulls, repairs: Repairs, settings: Settings) -> None:
         self._store = store
@@ -39,6 +40,13 @@ class CacheSupply:
         self._repairs = repairs
         self._manifests = Manifests(store, settings)
         self._leases: dict[str, tuple[ExitStack, Lease, set[Digest]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for holder in list(self._leases):
+            self.release(holder)
 
     async def bring(self, source: str, holder: str, *, secret: str | None = None) -> Brought:
         """Have a content in the cache, and keep it; see `Supply`."""

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,13 @@ class ImageHost:
         async with open_node(self.directory / "cache", settings) as node, self.open_over(node) as images:
             yield images
 
-    def open_over(self, node: Node, **limits: int) -> AbstractAsyncContextManager[Images]:
+    @asynccontextmanager
+    async def open_over(self, node: Node, **limits: int) -> AsyncIterator[Images]:
         """Open the image API over a node."""
-        supply = CacheSupply(node.store, node.pulls, node.repairs, node.settings)
-        return open_images(
-            self.places, supply, **({"max_unpacked_bytes": 64 << 20, "kept_layers_bytes": 64 << 20} | limits)
-        )
+        with CacheSupply(node.store, node.pulls, node.repairs, node.settings) as supply:
+            given = {"max_unpacked_bytes": 64 << 20, "kept_layers_bytes": 64 << 20} | limits
+            async with open_images(self.places, supply, **given) as images:
+                yield images
 
     def tree(self, **files: str) -> Path:
         """Make a directory with some files."""
