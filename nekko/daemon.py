@@ -34,6 +34,7 @@ from nekko.transfer.hub import HubMirror
 from nekko.transfer.imports import Imports
 from nekko.transfer.loading import Loading
 from nekko.transfer.mirror import Mirror
+from nekko.transfer.pruning import PruneRule, prune_by
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
@@ -89,12 +90,12 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
                 images = await _open_images(stack, settings, CacheSupply(store, pulls, repairs, settings))
+                stop = trio.Event()
                 application = app.build(
                     store, transfers, pulls, mirror, hub, imports, repairs, scrub, Verifications(nursery, verifier),
-                    Counters(), settings, access,
+                    Counters(), settings, access, stop.set,
                     None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
-                stop = trio.Event()
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access))
@@ -102,6 +103,8 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 await imports.prepare()
                 await pulls.resume()
                 nursery.start_soon(scrub.run)
+                if settings.prune_config.enabled:
+                    nursery.start_soon(prune_by, store, _prune_rule(settings), settings.prune_config.frequency_seconds)
                 if preloaded:
                     host = PlatformSelection(frozenset({Platform.host()}))
                     nursery.start_soon(Loading(pulls, imports).preload, preloaded, host)
@@ -127,6 +130,12 @@ async def _open_images(stack: AsyncExitStack, settings: Settings, supply: CacheS
         max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
     )  # fmt: skip
     return await stack.enter_async_context(opened)
+
+
+def _prune_rule(settings: Settings) -> PruneRule:
+    rule = settings.prune_config
+    limit = None if rule.count < 0 else rule.count
+    return PruneRule(rule.type, rule.duration_seconds, rule.expr or "", limit, is_trial=rule.dry_run)
 
 
 def _preloaded(settings: Settings) -> list[Path]:

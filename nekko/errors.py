@@ -39,6 +39,10 @@ class ManifestInvalidError(InvalidError):
     """A manifest or index cannot be parsed, or goes past a limit."""
 
 
+class PatternInvalidError(InvalidError):
+    """A regular expression cannot be used: it is none, or takes too long."""
+
+
 class RequestInvalidError(InvalidError):
     """A request to one of nekko's own doors cannot be understood."""
 

@@ -9,12 +9,12 @@ import pytest
 
 from nekko.cli.main import nekko
 from nekko.config.doors import DOORS
-from nekko.config.settings import Host, Settings, declarations_of
+from nekko.config.settings import Host, PruneConfig, Settings, declarations_of
 from nekko.metrics import Counters, Snapshot, exposition
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-KEYS = {each.key for cls in (Settings, Host) for each in declarations_of(cls)}
+KEYS = {each.key for cls in (Settings, Host, PruneConfig) for each in declarations_of(cls)}
 CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+")
 NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun", "readPartitions"}
 """Fields of requests, which have the same form."""

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, content, status, verify, views
+from nekko.api import admin, commands, content, status, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
-    "content": "content", "import": "content", "v2": "registry", "metrics": "admin", "admin": "admin",
+    "content": "content", "import": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "cmd": "admin",
     "health": "health", "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
 }  # fmt: skip
 
@@ -123,6 +123,7 @@ def build(
     counters: Counters,
     settings: Settings,
     access: Access,
+    stop: Callable[[], None],
     images: Asgi | None = None,
 ) -> Application:
     """Make the application with all its doors; `images` is that of the image API, where it is served."""
@@ -133,6 +134,7 @@ def build(
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(admin.build(store, settings, access))
+    quart.register_blueprint(commands.build(store, settings, access, stop))
     quart.register_blueprint(views.build(store, settings, access))
     quart.register_blueprint(verify.build(store, verifications, settings, access))
     quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, counters))

@@ -12,6 +12,8 @@ from nekko.cli.exits import HELP, CommandError, Exit
 from nekko.cli.options import daemon_option, json_option, print_json
 from nekko.sources.base64url import encode_url
 
+_LOCAL_TIME = click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
+
 
 @click.command(epilog=HELP)
 @click.argument("urls", metavar="[URL...]", nargs=-1, shell_complete=complete_url)
@@ -50,13 +52,23 @@ def unpin(urls: tuple[str, ...], daemon: Daemon) -> int:
 @click.command(epilog=HELP)
 @click.option("--unused-for", metavar="DURATION", help="What nobody asked for during this time, such as 30d.")
 @click.option("--older-than", metavar="DURATION", help="What was pulled longer ago, such as 12h.")
+@click.option("--date", type=_LOCAL_TIME, metavar="TIME", help="What was pulled before it: YYYY-MM-DDTHH:MM:SS, local.")
+@click.option("--accessed", type=_LOCAL_TIME, metavar="TIME", help="What nobody asked for since then.")
 @click.option("--pattern", metavar="PATTERN", help="Contents with such a name; * stands for anything.")
 @click.option("--to-size", metavar="SIZE", help="The least recently used, until the cache has this size.")
 @click.option("--all", "everything", is_flag=True, help="All that may go.")
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")
 @daemon_option
 @json_option
-def prune(daemon: Daemon, everything: bool, dry_run: bool, as_json: bool, **criteria: str | None) -> None:
+def prune(
+    daemon: Daemon,
+    date: datetime | None,
+    accessed: datetime | None,
+    everything: bool,
+    dry_run: bool,
+    as_json: bool,
+    **criteria: str | None,
+) -> None:
     """Remove what has not been used, is old, or is too much.
 
     Several conditions must hold together. What is pinned, arriving or open stays; so does what other contents need.
@@ -66,11 +78,19 @@ def prune(daemon: Daemon, everything: bool, dry_run: bool, as_json: bool, **crit
     nekko prune --unused-for 30d --dry-run
     nekko prune --pattern 'ghcr.io/*' --older-than 90d
     nekko prune --to-size 100GiB
+    nekko prune --accessed 2026-01-31T00:00:00
     """
+    for moment, name, option in ((date, "older_than", "--date"), (accessed, "unused_for", "--accessed")):
+        if moment is not None:
+            if criteria[name] is not None:
+                raise click.UsageError(f"{option} and --{name.replace('_', '-')} say the same: give one of them")
+            criteria[name] = _seconds_since(moment, option)
     named = {"unused_for": "unusedFor", "older_than": "olderThan", "pattern": "pattern", "to_size": "toSize"}
     body: dict[str, object] = {named[name]: value for name, value in criteria.items() if value is not None}
     if bool(body) == everything:
-        raise click.UsageError("say what goes: --unused-for, --older-than, --pattern, --to-size; or --all alone")
+        raise click.UsageError(
+            "say what goes: --unused-for, --older-than, --date, --accessed, --pattern, --to-size; or --all alone"
+        )
     body |= {"all": everything, "dryRun": dry_run}
     answer = daemon.start("POST", "/admin/prune", body, timeout_seconds=None).wait()
     assert answer is not None, "waiting without a limit gives an answer"
@@ -79,6 +99,13 @@ def prune(daemon: Daemon, everything: bool, dry_run: bool, as_json: bool, **crit
         print_json(told)
     else:
         _show_pruned(told)
+
+
+def _seconds_since(moment: datetime, option: str) -> str:
+    seconds = (datetime.now(UTC) - moment.astimezone()).total_seconds()
+    if seconds < 0:
+        raise click.UsageError(f"{option}: {moment} is still to come")
+    return f"{seconds:.0f}s"
 
 
 def _each(daemon: Daemon, method: str, urls: tuple[str, ...]) -> Exit:

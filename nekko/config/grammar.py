@@ -81,6 +81,27 @@ def duration(value: str) -> float:
     return float(match[1]) * _DURATIONS[match[2]]
 
 
+_AGES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_AGE = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h|d)")
+
+
+def age(value: str) -> float:
+    """Read a duration as Go writes it, `12h30m`, with `d` for days besides, or as `duration` does; give seconds."""
+    parts = _AGE.findall(value)
+    if parts and "".join(number + unit for number, unit in parts) == value:
+        found = sum(float(number) * _AGES[unit] for number, unit in parts)
+    else:
+        found = duration(value)
+    if found <= 0:
+        raise ConfigInvalidError(f"{value[:200]!r} is no time at all")
+    return found
+
+
+def limit(value: str) -> int:
+    """Read a whole number, 0 or more, or -1 for no limit."""
+    return -1 if value == "-1" else number(value)
+
+
 def size(value: str) -> int:
     """Read bytes: `1048576`, `500MB` (of 1000), `10GiB` or `10G` (of 1024), `1.5G`; parts of a byte are dropped."""
     match = _SIZE.fullmatch(value)

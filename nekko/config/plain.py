@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from nekko.config.settings import Host, Settings, declarations_of
+from nekko.config.settings import Host, PruneConfig, Settings, declarations_of
 
 REDACTED = "(hidden)"
 
 
-def to_plain(settings: Settings | Host) -> dict[str, Any]:
+def to_plain(settings: Settings | Host | PruneConfig) -> dict[str, Any]:
     """Give values by key, made of what JSON has."""
     return {
         declaration.key: _plain(getattr(settings, declaration.name), is_secret=declaration.is_secret)
@@ -21,6 +21,8 @@ def _plain(value: Any, *, is_secret: bool) -> Any:
         return [_plain(item, is_secret=is_secret) for item in value]
     if is_secret and value is not None:
         return REDACTED
+    if isinstance(value, PruneConfig):
+        return to_plain(value)
     if isinstance(value, dict):
         return {name: to_plain(host) for name, host in value.items()}
     return str(value) if isinstance(value, Path) else value

@@ -8,7 +8,7 @@ underscores (or `env`); the flag is the key in kebab-case. A secret has no flag,
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -79,6 +79,28 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneConfig:
+    """When images go by themselves (`pruneConfig:` in the file)."""
+
+    enabled: bool = setting(False, "prune images in the background")
+    duration_seconds: float = setting(
+        30 * 86400.0, "how long ago, by type: 30d, 12h30m", key="duration", read=grammar.age
+    )
+    type: Literal["accessed", "created", "pattern"] = setting(
+        "accessed", "accessed: not used for that long; created: first pulled longer ago; pattern: named as expr says",
+        read=grammar.one_of("accessed", "created", "pattern"),
+    )  # fmt: skip
+    frequency_seconds: float = setting(
+        86400.0, "how often, for the first time so long after the start", key="frequency", read=grammar.age
+    )
+    count: int = setting(
+        -1, "images that go at a time, at most, the least recently used first; -1 for all", read=grammar.limit
+    )
+    dry_run: bool = setting(False, "only tell in the log what would go")
+    expr: str | None = setting(None, "regular expressions with commas between them, for type pattern")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The effective settings of one process."""
 
@@ -146,6 +168,7 @@ class Settings:
         key="maxCacheSize", read=grammar.size,
     )  # fmt: skip
 
+    prune_config: PruneConfig = setting(PruneConfig(), "which images go by themselves, and when")
     scrub_interval_seconds: float = setting(
         30 * 86400.0, "how often every byte of the cache is proven again in the background: 30d, 12h; 0 for never",
         key="scrubInterval", read=grammar.duration,
@@ -337,9 +360,9 @@ class Declaration:
 
     @property
     def is_table(self) -> bool:
-        return get_origin(self.field.type) is Mapping
+        return get_origin(self.field.type) is Mapping or is_dataclass(self.field.type)
 
 
-def declarations_of(cls: type[Settings] | type[Host]) -> tuple[Declaration, ...]:
+def declarations_of(cls: type[Settings] | type[Host] | type[PruneConfig]) -> tuple[Declaration, ...]:
     """Give what a class declares, in order."""
     return tuple(Declaration(declared) for declared in fields(cls))

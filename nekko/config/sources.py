@@ -17,12 +17,12 @@ from cattrs.gen import make_dict_structure_fn, override
 from nekko.config import grammar
 from nekko.config.checks import check_certificates, check_host
 from nekko.config.file import read_file
-from nekko.config.settings import Declaration, Host, Settings, declarations_of
+from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
 from nekko.errors import ConfigInvalidError
 
 FILE_FLAG, FILE_ENVIRONMENT = "--config-file", "CONFIG_FILE"
 
-_T = TypeVar("_T", Settings, Host)
+_T = TypeVar("_T", Settings, Host, PruneConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,8 @@ def _converter() -> Converter:
 
 
 def _reader(declaration: Declaration, converter: Converter) -> Callable[[Any, Any], Any]:
+    if declaration.field.type is PruneConfig:
+        return _prune_config
     if declaration.is_table:
         return _hosts
     if declaration.is_list:
@@ -212,5 +214,18 @@ def _host(value: Any, _: Any) -> Host:
     return _structure(Host, {key: item for key, item in value.items() if item is not None}, {})
 
 
+def _prune_config(value: Any, _: Any) -> PruneConfig:
+    if not isinstance(value, dict):
+        raise ConfigInvalidError("takes a table of settings")
+    if "dryrun" in value:  # what ociregistry reads, where its documents have dryRun
+        value = {"dryRun": value["dryrun"]} | {key: item for key, item in value.items() if key != "dryrun"}
+    _refuse_unknown(value, _PRUNE_KEYS, "")
+    found = _structure(PruneConfig, {key: item for key, item in value.items() if item is not None}, {})
+    if found.type == "pattern" and found.expr is None:
+        raise ConfigInvalidError("type pattern: expr is missing, they go together")
+    return found
+
+
 _KEYS = [declaration.key for declaration in declarations_of(Settings)]
 _HOST_KEYS = [declaration.key for declaration in declarations_of(Host)]
+_PRUNE_KEYS = [declaration.key for declaration in declarations_of(PruneConfig)]

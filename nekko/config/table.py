@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nekko.config import grammar
-from nekko.config.settings import Declaration, Host, Settings, declarations_of
+from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
 from nekko.config.sources import FILE_ENVIRONMENT, FILE_FLAG
 
 START, END = "<!-- settings -->", "<!-- /settings -->"
@@ -26,6 +26,11 @@ def markdown() -> str:
         "",
         *_rows("Key", "Default", "Meaning"),
         *(_row(_code(d.key), _default(d), d.help) for d in declarations_of(Host)),
+        "",
+        "Below `pruneConfig`, in the file only:",
+        "",
+        *_rows("Key", "Default", "Meaning"),
+        *(_row(_code(d.key), _default(d), d.help) for d in declarations_of(PruneConfig)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -69,13 +74,13 @@ def _default(declaration: Declaration) -> str:
 def default_texts(declaration: Declaration) -> list[str]:
     """Give the default as it is written in a file: one text for each item of a list, none where there is no default."""
     value = declaration.default
-    if value is None or value == {}:
+    if value is None or declaration.is_table:
         return []
     if isinstance(value, tuple):
         return list(value)
     if declaration.name.endswith("_bytes"):
         return [grammar.size_text(value)]
-    if declaration.read is grammar.duration:
+    if declaration.read in (grammar.duration, grammar.age):
         return [grammar.duration_text(value)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
 

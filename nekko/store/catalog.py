@@ -632,6 +632,23 @@ def complete_names(path: Path) -> list[Named]:
     return [Named._make(row) for row in rows]
 
 
+def references(path: Path, part: str, limit: int | None) -> list[tuple[Digest, int]]:
+    """Give named blobs that are no manifests, by digest, and how many manifests name each; for a worker thread.
+
+    Args:
+        part: Their digests have this in them.
+        limit: No more than so many; None for all.
+    """
+    with snapshot(path) as db:
+        rows = db.execute(
+            "SELECT digest, (SELECT count(*) FROM edges WHERE child = digest) FROM blobs"
+            " WHERE NOT is_loose AND instr(digest, ?) AND NOT EXISTS (SELECT 1 FROM edges WHERE parent = digest)"
+            " ORDER BY digest LIMIT ?",
+            (part, -1 if limit is None else limit),
+        )
+        return [(Digest.parse(digest), count) for digest, count in rows]
+
+
 def pinned_bytes(path: Path) -> int:
     """Tell how many bytes the blobs of pinned contents have; for a worker thread."""
     with snapshot(path) as db:

@@ -27,12 +27,17 @@ class Criteria:
 
     `pattern` is of a content's name, with `*`, `?` and `[...]`, which match slashes as well; what has no name does not
     match. `to_bytes`: the least recently used, until the cache has no more than this; quarantine does not count.
+    `is_of_images`: nothing but images of registries, and of these those named in `images`, where that is set. `limit`:
+    no more things than this.
     """
 
     unused_seconds: float | None = None
     older_seconds: float | None = None
     pattern: str | None = None
     to_bytes: int | None = None
+    images: frozenset[str] | None = None
+    is_of_images: bool = False
+    limit: int | None = None
 
     def admit(self, item: Item, now: float) -> bool:
         """Tell whether a thing may go for its times and its name."""
@@ -40,11 +45,18 @@ class Criteria:
             (self.unused_seconds is None or item.last_used <= now - self.unused_seconds)
             and (self.older_seconds is None or item.created <= now - self.older_seconds)
             and (self.pattern is None or (item.kind == "content" and self._named.match(item.name) is not None))
+            and (not self.is_of_images or (item.kind == "content" and is_image(item.name)))
+            and (self.images is None or item.name in self.images)
         )
 
     @cached_property
     def _named(self) -> re.Pattern[str]:
         return re.compile(translate(self.pattern or "*"))
+
+
+def is_image(name: str) -> bool:
+    """Tell whether the name of a content is that of an image in a registry: all others are URLs, or a digest."""
+    return "/" in name and "://" not in name
 
 
 async def prune(store: Store, criteria: Criteria, *, is_trial: bool) -> Plan:
@@ -71,6 +83,8 @@ def _plan(survey: Survey, criteria: Criteria, cache_bytes: int) -> Plan:
     with snapshot(survey.layout.catalog) as db:
         trial = Trial(survey, db)
         for item in trial.candidates(with_quarantine=not has_target):
+            if criteria.limit is not None and len(trial.taken) >= criteria.limit:
+                break
             if criteria.to_bytes is not None and cache_bytes - trial.freed_bytes <= criteria.to_bytes:
                 break
             if criteria.admit(item, now) and not trial.is_in_use(item):

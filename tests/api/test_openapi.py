@@ -62,6 +62,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         Counters(),
         node.settings,
         Access(node.settings),
+        trio.Event().set,
     )
     routes = {
         # A list with and without its last slash is one route here; HEAD and OPTIONS come with every GET.
@@ -89,7 +90,8 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["files"] - common == {"/{sha256}"}
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
-        "/admin/views", "/admin/views/{number}",
+        "/admin/views", "/admin/views/{number}", "/cmd/prune", "/cmd/manifest/list", "/cmd/image/list", "/cmd/blob/list",
+        "/cmd/stop",
     }  # fmt: skip
 
 
