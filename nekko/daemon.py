@@ -38,6 +38,7 @@ from nekko.transfer.pruning import PruneRule, prune_by
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
+from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
 from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
@@ -90,15 +91,16 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
                 )  # fmt: skip
                 images = await _open_images(stack, settings, CacheSupply(store, pulls, repairs, settings))
+                keeping = Sync(store, pulls, settings)
                 stop = trio.Event()
                 application = app.build(
                     store, transfers, pulls, mirror, hub, imports, repairs, scrub, Verifications(nursery, verifier),
-                    Counters(), settings, access, stop.set,
+                    keeping, Counters(), settings, access, stop.set,
                     None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
-                nursery.start_soon(keep_current, _reloads(settings, tls, access))
+                nursery.start_soon(keep_current, _reloads(settings, tls, access, keeping))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await imports.prepare()
                 await pulls.resume()
@@ -108,6 +110,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 if preloaded:
                     host = PlatformSelection(frozenset({Platform.host()}))
                     nursery.start_soon(Loading(pulls, imports).preload, preloaded, host)
+                nursery.start_soon(keeping.run)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)
@@ -145,13 +148,15 @@ def _preloaded(settings: Settings) -> list[Path]:
         raise ConfigInvalidError(f"preloadImages: {error}") from error
 
 
-def _reloads(settings: Settings, tls: ServerTls | None, access: Access) -> list[Reload]:
+def _reloads(settings: Settings, tls: ServerTls | None, access: Access, keeping: Sync) -> list[Reload]:
     """Give what is taken anew when its files change."""
     reloads = []
     if tls is not None:
         reloads.append(Reload("tlsCert, tlsKey or tlsClientCa", tls.files, tls.load))
     if settings.tokens_file is not None:
         reloads.append(Reload("tokensFile", [settings.tokens_file], access.load))
+    if settings.sync_file is not None:
+        reloads.append(Reload("syncFile", [settings.sync_file], keeping.reload))
     return reloads
 
 

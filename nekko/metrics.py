@@ -1,7 +1,7 @@
 """Prometheus metrics: what is counted on the way, and the snapshots of the tables, formatted on demand."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -56,6 +56,8 @@ class Snapshot:
     scrub_bytes: int
     scrub_faults: int
     scrub_finished: float | None
+    wanted: Mapping[str, tuple[bool, float | None]] = field(default_factory=dict)
+    """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
 
 
 def exposition(counters: Counters, snapshot: Snapshot) -> bytes:
@@ -91,6 +93,13 @@ class _Collected:
             gauges["nekko_scrub_finished_timestamp_seconds"] = (text, s.scrub_finished)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
+        ready = GaugeMetricFamily("nekko_sync_ready", "Whether a content of the list is here", labels=["name"])
+        left = GaugeMetricFamily("nekko_sync_eta_seconds", "Time until it is, where known", labels=["name"])
+        for name, (is_ready, seconds) in s.wanted.items():
+            ready.add_metric([name], int(is_ready))
+            if seconds is not None:
+                left.add_metric([name], seconds)
+        yield from (ready, left)
         outcomes = CounterMetricFamily("nekko_transfers", "Transfers ended", labels=["outcome"])
         outcomes.add_metric(["finished"], s.transfers_finished)
         outcomes.add_metric(["failed"], s.transfers_failed)

@@ -21,6 +21,7 @@ from nekko.transfer.ranges import Tuning
 from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.scrub import Scrub
+from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
 from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
@@ -47,6 +48,7 @@ class Node:
     repairs: Repairs
     scrub: Scrub
     verifications: Verifications
+    sync: Sync
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -98,5 +100,6 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         verifier = Verifier(store, repairs)
         scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
         verifications = Verifications(nursery, verifier)
-        yield Node(settings, store, client, transfers, pulls, mirror, hub, imports, repairs, scrub, verifications)
+        sync = Sync(store, pulls, settings, look_seconds=0.05)
+        yield Node(settings, store, client, transfers, pulls, mirror, hub, imports, repairs, scrub, verifications, sync)
         nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, commands, content, status, verify, views
+from nekko.api import admin, commands, content, status, sync, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -36,6 +36,7 @@ from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
+from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
 from nekko.transfer.verification import Verifications
 
@@ -120,6 +121,7 @@ def build(
     repairs: Repairs,
     scrub: Scrub,
     verifications: Verifications,
+    keeping: Sync,
     counters: Counters,
     settings: Settings,
     access: Access,
@@ -135,9 +137,10 @@ def build(
     quart.register_blueprint(content.build(store, pulls, settings, access, counters))
     quart.register_blueprint(admin.build(store, settings, access))
     quart.register_blueprint(commands.build(store, settings, access, stop))
+    quart.register_blueprint(sync.build(store, keeping, settings, access))
     quart.register_blueprint(views.build(store, settings, access))
     quart.register_blueprint(verify.build(store, verifications, settings, access))
-    quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, counters))
+    quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, keeping, counters))
 
     @quart.before_request
     async def check_door() -> None:

@@ -18,6 +18,7 @@ from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullStatistics
 from nekko.transfer.scrub import Scrub
+from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
 
 LIVE = json_body({"status": "live"})
@@ -27,7 +28,13 @@ DESCRIPTION = "/openapi.json        this API, described for programs"
 
 
 def build(
-    store: Store, transfers: Transfers, pulls: Pulls, repairs: Repairs, scrub: Scrub, counters: Counters
+    store: Store,
+    transfers: Transfers,
+    pulls: Pulls,
+    repairs: Repairs,
+    scrub: Scrub,
+    keeping: Sync,
+    counters: Counters,
 ) -> Blueprint:
     """Make the routes."""
     door = Blueprint("status", __name__)
@@ -75,6 +82,7 @@ def build(
             proven_again=store.blobs.proven_again, damaged=store.blobs.damaged, repaired=repairs.repaired,
             repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
             scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
+            wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in keeping.statistics()},
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
 

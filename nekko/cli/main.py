@@ -6,15 +6,28 @@ from collections.abc import Sequence
 import click
 
 from nekko import __version__
-from nekko.cli import completion, configuration, content, daemon, export, images, load, pull, space, verify, view
+from nekko.cli import (
+    completion,
+    configuration,
+    content,
+    daemon,
+    export,
+    images,
+    load,
+    pull,
+    space,
+    sync,
+    verify,
+    view,
+)
 from nekko.cli.exits import HELP, CommandError, Exit
 from nekko.cli.version import version_text
 from nekko.errors import ConfigInvalidError, NekkoError
 
 _COMMANDS = (
     daemon.serve, pull.pull, load.load, export.export, content.ls, images.list_images, content.show, content.rm,
-    space.pin, space.unpin, space.prune, view.view, verify.verify, daemon.status, daemon.fsck, configuration.config,
-    completion.completion,
+    space.pin, space.unpin, space.prune, view.view, sync.sync, verify.verify, daemon.status, daemon.fsck,
+    configuration.config, completion.completion,
 )  # fmt: skip
 
 

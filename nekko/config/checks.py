@@ -46,14 +46,14 @@ def check_host(settings: Settings, origin: Mapping[str, str]) -> None:
             _check_readable(f"hosts ({origin['hosts']}): {name}: {key}", path)
 
 
-_DIRECTORIES = ("cache_dir", "images_dir", "images_run_dir")
+_MADE = ("cache_dir", "images_dir", "images_run_dir", "sync_labels_file")
 """Settings that name what is made where it is missing."""
 
 
 def _files(settings: Settings | Host) -> Iterator[tuple[str, Path]]:
     for declaration in declarations_of(type(settings)):
         value = getattr(settings, declaration.name)
-        if isinstance(value, Path) and declaration.name not in _DIRECTORIES:
+        if isinstance(value, Path) and declaration.name not in _MADE:
             yield declaration.key, value
 
 

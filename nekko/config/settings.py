@@ -181,6 +181,13 @@ class Settings:
         (), "files with lists of images, or archives of them, or patterns of such: loaded beside serving after each "
         "start, for this node's platform",
     )  # fmt: skip
+    # --- what this node should hold
+    sync_file: Path | None = setting(
+        None, "file that lists what this node should hold (docs/sync.md); taken anew when it changes"
+    )
+    sync_labels_file: Path | None = setting(
+        None, "where to write the state of that list, as node labels for Node Feature Discovery"
+    )
 
     # --- the registry door
     default_registry: str = setting(

@@ -52,7 +52,7 @@ async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
     application = app.build(
         node.store, node.transfers, node.pulls, node.mirror, node.hub, node.imports, node.repairs, node.scrub,
-        node.verifications, Counters(), settings, Access(settings), trio.Event().set,
+        node.verifications, node.sync, Counters(), settings, Access(settings), trio.Event().set,
     )  # fmt: skip
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()

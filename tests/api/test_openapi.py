@@ -59,6 +59,7 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.repairs,
         node.scrub,
         node.verifications,
+        node.sync,
         Counters(),
         node.settings,
         Access(node.settings),
@@ -91,7 +92,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
         "/admin/views", "/admin/views/{number}", "/cmd/prune", "/cmd/manifest/list", "/cmd/image/list", "/cmd/blob/list",
-        "/cmd/stop",
+        "/cmd/stop", "/admin/sync",
     }  # fmt: skip
 
 
