@@ -52,5 +52,6 @@ def check(**flags: Any) -> None:
     """
     from nekko.config.sources import load
 
-    load(flags, os.environ)
+    for notice in load(flags, os.environ).notices:
+        click.echo(f"notice: {notice}")
     click.echo("the settings are valid")

@@ -24,11 +24,37 @@ def check_certificates(settings: Settings, origin: Mapping[str, str]) -> None:
             raise ConfigInvalidError(f"{where}: {lonely[1]} is missing, they go together")
 
 
-def _lonely(pair: Mapping[str, Path | None]) -> tuple[str, str] | None:
+def _lonely(pair: Mapping[str, object]) -> tuple[str, str] | None:
     """Give the key that is set and the key that is missing, if only one of two is."""
     given = [key for key, path in pair.items() if path]
     missing = [key for key, path in pair.items() if not path]
     return (given[0], missing[0]) if given and missing else None
+
+
+def check_object_store(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse an access key without its secret, and a secret without its key.
+
+    Raises:
+        ConfigInvalidError: Names the one that is given and the one that is missing.
+    """
+    pair = {"s3AccessKey": settings.s3_access_key, "s3SecretKey": settings.s3_secret_key}
+    if lonely := _lonely(pair):
+        raise ConfigInvalidError(f"{lonely[0]} ({origin[lonely[0]]}): {lonely[1]} is missing, they go together")
+
+
+def check_storages(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse a storage that is used twice, or lies in another one or in the cache.
+
+    Raises:
+        ConfigInvalidError: Names both directories.
+    """
+    where = f"storagePairs ({origin['storagePairs']})"
+    taken = [settings.cache_dir]
+    for root in (root for roots in settings.storage_pairs for root in roots):
+        for other in taken:
+            if root.is_relative_to(other) or other.is_relative_to(root):
+                raise ConfigInvalidError(f"{where}: {root} and {other} are one in the other: each must be on its own")
+        taken.append(root)
 
 
 def check_host(settings: Settings, origin: Mapping[str, str]) -> None:

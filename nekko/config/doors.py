@@ -11,7 +11,7 @@ DOORS: Mapping[str, str] = {
     "ollama": "/v2/                 Ollama's models, cached: ollama pull --insecure this.host:port/library/llama3",
     "registry": "/v2/                 pull images through: containerd, podman, skopeo, docker",
     "hub": "/hf/                 the Hugging Face Hub, cached: HF_ENDPOINT=http://this.host:port/hf",
-    "files": "/<sha256>            a file by its hash",
+    "files": "/<sha256>, /status   a file by its hash, fetched or stored",
     "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning, verifying, views, sync",
     "images": "/imageapi/v1/        attach, mount and run system images (root)",
 }

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nekko.config.address import parse_address
+from nekko.config.address import TcpAddress, parse_address
 from nekko.config.doors import parse_listen
 from nekko.config.proxy import parse_proxy
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
@@ -153,10 +153,61 @@ def path(value: str) -> Path:
         raise ConfigInvalidError(f"{value[:200]!r} cannot be made absolute: {error}") from error
 
 
+def storages(value: str) -> tuple[Path, ...]:
+    """Read directories that hold the same files, parted by colons: two or more."""
+    found = tuple(path(each) for each in value.split(":"))
+    if len(set(found)) < max(2, len(found)):
+        raise ConfigInvalidError(f"{value[:200]!r} is not two or more directories, parted by colons")
+    return found
+
+
+def object_key(value: str) -> str:
+    """Give the form of a key, checked."""
+    sha = "0123456789abcdef" * 4
+    try:
+        key = value.format(a=sha[:2], b=sha[2:4], c=sha[4:6], sha256=sha)
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ConfigInvalidError(f"{value[:200]!r} has braces around something else than a, b, c or sha256") from error
+    if sha not in key or key.startswith("/"):
+        raise ConfigInvalidError(f"{value[:200]!r} does not have {{sha256}} in it, or begins with a slash")
+    return value
+
+
+def regex(value: str) -> str:
+    """Give the text of a regular expression, checked."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a regular expression: {error}") from error
+    return value
+
+
 def address(value: str) -> str:
     """Give the text of a listening address, checked."""
     parse_address(value)
     return value
+
+
+def service(port: int) -> Callable[[str], str]:
+    """Make the reader of a server's `host[:port]`; gives `host:port`."""
+
+    def read(value: str) -> str:
+        try:
+            found = parse_address(value if re.search(r":[0-9]+$", value) else f"{value}:{port}")
+        except ConfigInvalidError:
+            found = None
+        if not isinstance(found, TcpAddress) or not found.host or not found.port:
+            raise ConfigInvalidError(f"{value[:200]!r} is not a server: write host or host:port")
+        return str(found)
+
+    return read
+
+
+def part(value: str) -> float:
+    """Read a part of the whole, above 0 to 1."""
+    if not re.fullmatch(r"[0-9]{0,1}(\.[0-9]{1,9})?", value) or not 0 < float(value or "0") <= 1:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a part of the whole: a number above 0 to 1")
+    return float(value)
 
 
 def octal_mode(value: str) -> str:
@@ -216,6 +267,14 @@ def endpoint(value: str) -> str:
 def proxy(value: str) -> str:
     """Give the URL of a proxy, or `none`, checked."""
     parse_proxy(text(value))
+    return value
+
+
+def account(value: str) -> str:
+    """Give `user:password`, checked. Never shows it."""
+    user, _, password = text(value).partition(":")
+    if not user or not password:
+        raise ConfigInvalidError("an account is written user:password")
     return value
 
 

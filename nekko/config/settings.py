@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from nekko.config import grammar
 from nekko.config.doors import USUAL, parse_door
@@ -154,14 +154,19 @@ class Settings:
         None, "file of further tokens, one a line, not readable by everybody; taken anew when it changes"
     )
     graceful_stop_seconds: float = setting(10.0, "how long running answers may go on after SIGTERM")
-    send_timeout_seconds: float = setting(60.0, "a client that accepts no byte for this long is dropped")
+    send_timeout_seconds: float = setting(
+        60.0, "a client that accepts, or in an upload sends, no byte for this long is dropped"
+    )
     max_request_body_bytes: int = setting(
         1 * MIB, "largest JSON body accepted", key="maxRequestBody", read=grammar.size
     )
 
     # --- the store
     min_free_space_bytes: int = setting(
-        256 * MIB, "never fill the disk of cacheDir beyond this much free space", key="minFreeSpace", read=grammar.size
+        256 * MIB,
+        "never fill the disk of cacheDir, or of storagePairs, beyond this much free space",
+        key="minFreeSpace",
+        read=grammar.size,
     )
     max_cache_bytes: int | None = setting(
         None, "most bytes of blobs and partial downloads; beyond it the least recently used go (default: no limit)",
@@ -225,6 +230,62 @@ class Settings:
         20 * GIB, "bytes of unpacked layers beyond which those that no mount uses go", key="imagesKeptLayers",
         read=grammar.size,
     )  # fmt: skip
+
+    # --- files by their hash
+    basic_auth: tuple[str, ...] = setting(
+        (), "accounts that may upload, user:password; with any, an upload needs one by every listener",
+        read=grammar.account, is_secret=True,
+    )  # fmt: skip
+    max_upload_bytes: int | None = setting(
+        None, "largest file that may be uploaded; without it, what there is room for", key="maxUploadSize",
+        read=grammar.size,
+    )  # fmt: skip
+
+    storage_pairs: tuple[tuple[Path, ...], ...] = setting(
+        (), "tuples of directories in Stor's form, each file on every member of one: /disk1:/disk2,/disk3:/disk4, or "
+        "lists in a file. Without them uploads go into the cache",
+        read=grammar.storages,
+    )  # fmt: skip
+    writable_pairs_regex: str = setting(
+        ".*", "a tuple takes new files if this is found in the path of each of its directories", read=grammar.regex
+    )
+    largest_first_below_bytes: int = setting(
+        10**9, "while no tuple has more room than this, a file goes where the most is; else where chance has it, in "
+        "proportion to the room",
+        key="largestFirstBelow", read=grammar.size,
+    )  # fmt: skip
+    require_mounts: bool = setting(
+        True, "a directory of storagePairs on the root file system is a disk that is not mounted, and takes nothing"
+    )
+    file_sources: tuple[str, ...] = setting(
+        ("layout", "pairs", "s3"),
+        "where a file is looked for by its hash, in this order; layout is the cache",
+        read=grammar.one_of("layout", "pairs", "s3"),
+    )
+    s3_endpoint: str | None = setting(
+        None, "URL of an S3 object store that files by their hash are fetched from", read=grammar.endpoint
+    )
+    s3_access_key: str | None = setting(None, "its access key; without one, requests are not signed", is_secret=True)
+    s3_secret_key: str | None = setting(None, "the secret of that key", is_secret=True)
+    s3_region: str = setting("us-east-1", "its region, which is part of the signature")
+    s3_bucket: str = setting("samples", "the bucket with the files")
+    s3_key: str = setting(
+        "{a}/{b}/{c}/{sha256}",
+        "key of a file's object: {sha256} is its hash in lower case, {a} {b} {c} the first three bytes of it",
+        read=grammar.object_key,
+    )
+    s3_virtual_host: bool = setting(False, "the bucket is part of the host name, and not of the path")
+
+    memcached_servers: tuple[str, ...] = setting(
+        (), "servers, host[:port], that remember for all nodes on which of storagePairs a file is",
+        read=grammar.service(11211),
+    )  # fmt: skip
+    statsd_server: str | None = setting(
+        None, "server, host[:port], that is sent metrics of files by their hash, under Stor's names",
+        read=grammar.service(8125),
+    )  # fmt: skip
+    statsd_prefix: str | None = setting(None, "what those names begin with, before a dot")
+    statsd_sample_rate: float = setting(1.0, "the part of them that is sent, above 0 to 1", read=grammar.part)
 
     # --- fetching
     air_gapped: bool = setting(False, "never ask an upstream: what is not in the cache is not found")
@@ -364,6 +425,11 @@ class Declaration:
     @property
     def is_list(self) -> bool:
         return get_origin(self.field.type) is tuple
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it is a list of lists."""
+        return self.is_list and get_origin(get_args(self.field.type)[0]) is tuple
 
     @property
     def is_table(self) -> bool:

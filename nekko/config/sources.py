@@ -15,9 +15,10 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from nekko.config import grammar
-from nekko.config.checks import check_certificates, check_host
+from nekko.config.checks import check_certificates, check_host, check_object_store, check_storages
 from nekko.config.file import read_file
 from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
+from nekko.config.stor import from_stor, is_stors
 from nekko.errors import ConfigInvalidError
 
 FILE_FLAG, FILE_ENVIRONMENT = "--config-file", "CONFIG_FILE"
@@ -34,6 +35,8 @@ class Effective:
 
     settings: Settings
     origin: Mapping[str, str]
+    notices: tuple[str, ...] = ()
+    """What was said in the file and means nothing here, with the reason."""
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
@@ -60,8 +63,9 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
     declared = declarations_of(Settings)
     values: dict[str, object] = {}
     origin = {declaration.key: "default" for declaration in declared}
+    in_file, notices = _from_file(flags, environ)
     for found, source in (
-        _from_file(flags, environ),
+        in_file,
         _from_environment(declared, environ),
         _from_flags(declared, flags),
     ):
@@ -69,27 +73,36 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
         origin |= source
     settings = _structure(Settings, values, {key: f"{key} ({source})" for key, source in origin.items()})
     check_certificates(settings, origin)
-    return Effective(settings, origin)
+    check_storages(settings, origin)
+    check_object_store(settings, origin)
+    return Effective(settings, origin, notices)
 
 
 _Found = tuple[dict[str, object], dict[str, str]]
 """Values by key, and their origins by key."""
 
 
-def _from_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> _Found:
+def _from_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[_Found, tuple[str, ...]]:
+    """Give what the file says, and notices of what of that means nothing here."""
     text, source = flags.get("config_file"), f"flag {FILE_FLAG}"
     if text is None:
         text, source = environ.get(FILE_ENVIRONMENT) or None, f"environment {FILE_ENVIRONMENT}"
     if text is None:
-        return {}, {}
+        return ({}, {}), ()
     try:
         path = grammar.path(str(text))
         values = read_file(path)
     except ConfigInvalidError as error:
         raise ConfigInvalidError(f"configFile ({source}): {error}") from error
+    notices: list[str] = []
+    if is_stors(values):
+        try:
+            values, notices = from_stor(values)
+        except ConfigInvalidError as error:
+            raise ConfigInvalidError(f"file {path}: {error}") from error
     _refuse_unknown(values, _KEYS, f"file {path}: ")
     given = {key: value for key, value in values.items() if value is not None}
-    return given, dict.fromkeys(given, f"file {path}")
+    return (given, dict.fromkeys(given, f"file {path}")), tuple(f"file {path}: {notice}" for notice in notices)
 
 
 def _from_environment(declared: Iterable[Declaration], environ: Mapping[str, str]) -> _Found:
@@ -164,7 +177,7 @@ def _reader(declaration: Declaration, converter: Converter) -> Callable[[Any, An
     if declaration.is_table:
         return _hosts
     if declaration.is_list:
-        return _list_of(declaration.read or grammar.text, declaration.separator)
+        return _list_of(declaration.read or grammar.text, declaration.separator, is_nested=declaration.is_nested)
     if declaration.read:
         return _one(declaration.read)
     return converter.get_structure_hook(declaration.field.type)
@@ -189,9 +202,13 @@ def _one(reader: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return read_one
 
 
-def _list_of(reader: Callable[[str], Any], separator: str) -> Callable[[Any, Any], Any]:
+def _list_of(reader: Callable[[str], Any], separator: str, *, is_nested: bool) -> Callable[[Any, Any], Any]:
+    """Make the reader of a list; an item of a nested one may be a list itself, of what its text parts by colons."""
+
     def read_list(value: Any, _: Any) -> tuple[Any, ...]:
         items = [item.strip() for item in re.split(separator, value)] if isinstance(value, str) else value
+        if is_nested and isinstance(items, list):
+            items = [":".join(map(str, item)) if isinstance(item, list) else item for item in items]
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ConfigInvalidError("takes a list of values")
         return tuple(reader(grammar.text(item)) for item in items)
