@@ -51,6 +51,18 @@ class BodyTooLargeError(InvalidError):
     """A request's body is larger than this door takes."""
 
 
+class BodyTypeError(InvalidError):
+    """A request's body is wrapped in a way that this door does not unwrap."""
+
+
+class BodyCutError(InvalidError):
+    """A request's body ended early, or no byte of it arrived for too long."""
+
+
+class NameInvalidError(InvalidError):
+    """A name that should be the hash of a file is not one."""
+
+
 class RangeInvalidError(InvalidError):
     """A byte range cannot be satisfied; `size` is the size of the whole in bytes."""
 
@@ -84,6 +96,10 @@ class ConfigInvalidError(InvalidError):
 
 class AccessDeniedError(NekkoError):
     """This caller, through this listener, may not do what it asked for."""
+
+
+class CredentialsNeededError(AccessDeniedError):
+    """This caller must name itself: no account of the door was given, or a wrong password."""
 
 
 # --- what was asked for is not here ----------------------------------------------------------------------------------
@@ -226,6 +242,10 @@ class StorageFullError(CapacityError):
         self.evictable_bytes = evictable_bytes
 
 
+class NoStorageError(CapacityError):
+    """No tuple of storages takes a file; the message says of each why not."""
+
+
 # --- the far end -----------------------------------------------------------------------------------------------------
 
 
@@ -324,7 +344,7 @@ class HostError(NekkoError):
 
 
 class StorageBrokenError(HostError):
-    """The disk of the cache fails, or became read-only."""
+    """A disk fails, or became read-only."""
 
     def __init__(self, where: object, cause: object) -> None:
         super().__init__(f"{where}: the disk fails ({cause}); the kernel's log says why")

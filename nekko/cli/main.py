@@ -15,6 +15,7 @@ from nekko.cli import (
     images,
     load,
     pull,
+    replicas,
     space,
     sync,
     verify,
@@ -27,7 +28,7 @@ from nekko.errors import ConfigInvalidError, NekkoError
 _COMMANDS = (
     daemon.serve, pull.pull, load.load, export.export, content.ls, images.list_images, content.show, content.rm,
     space.pin, space.unpin, space.prune, view.view, sync.sync, verify.verify, daemon.status, daemon.fsck,
-    configuration.config, completion.completion,
+    replicas.replicas, configuration.config, completion.completion,
 )  # fmt: skip
 
 

@@ -132,7 +132,12 @@ class Layout:
 
 
 def file_system_of(path: Path, mounts: str) -> str:
-    """Give the type of the file system that holds a path. Source: proc(5), /proc/pid/mountinfo.
+    """Give the type of the file system that holds a path, as `mount_of` does."""
+    return mount_of(path, mounts)[1]
+
+
+def mount_of(path: Path, mounts: str) -> tuple[Path, str]:
+    """Give where the file system that holds a path is mounted, and its type. Source: proc(5), /proc/pid/mountinfo.
 
     The last of several mounts on one place is the one that is seen.
     """
@@ -143,7 +148,7 @@ def file_system_of(path: Path, mounts: str) -> str:
         mounted = Path(before.split(" ")[4].encode().decode("unicode_escape"))
         if mounted in inside and len(mounted.parts) >= len(place.parts):
             place, kind = mounted, after.split(" ")[0]
-    return kind
+    return place, kind
 
 
 def replace_file(path: Path, content: bytes) -> os.stat_result:

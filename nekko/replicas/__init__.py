@@ -1,0 +1,16 @@
+"""Replicas: files by their SHA-256 in the directory trees of avast's Stor, each on every member of one tuple.
+
+    <storage>/55/7A/65/557A65….dat           a file, as Stor writes and reads it: upper case, suffix `.dat`
+    <storage>/.nekko/incoming/<hex>.<n>.<pid>   one that is being written
+    <storage>/.nekko/quarantine/          the newest few copies that failed their proof
+
+`storage` is one directory, `tuples` the tuples of them and what is in each, `proofs` which copies
+are known to be right, `room` and `choice` where a new file goes, `writing` how it gets there, `replicas` the whole:
+stored, found, restored.
+
+A file is acknowledged when every member of its tuple has it durably. It is served only from a copy that was proven
+since it was last written to; a copy that fails is set aside, another one served, and the failed one restored from it. A
+storage that is not mounted, or cannot be written, takes nothing: neither uploads nor restored copies.
+
+There is no index: what is on the disks is what there is, so trees may be moved, restored or shared as before.
+"""

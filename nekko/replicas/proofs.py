@@ -1,0 +1,55 @@
+"""Proofs of copies: which file was proven, so that it is hashed again only after somebody wrote to it."""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from nekko.errors import DigestMismatchError
+from nekko.oci.digest import Digest
+from nekko.store.identity import Identity, identity_of
+
+REMEMBERED = 100_000
+"""Files whose proof is remembered, some 30 MB; of others it is made again."""
+
+
+class Proofs:
+    """The proofs of this process. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._proven: OrderedDict[Path, Identity] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: Path, digest: Digest) -> int:
+        """Open a copy whose bytes have this hash; the caller closes the file descriptor. Blocks.
+
+        Raises:
+            DigestMismatchError: They have another one.
+            OSError: It is not there, or cannot be read.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            identity = identity_of(os.fstat(descriptor))
+            if not self._is_proven(path, identity):
+                with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
+                    actual = Digest("sha256", hashlib.file_digest(file, "sha256").hexdigest())
+                if actual != digest:
+                    raise DigestMismatchError(digest, actual)
+                self.remember(path, identity)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def remember(self, path: Path, identity: Identity) -> None:
+        """Take note that the bytes of a file have the hash that its name says."""
+        with self._lock:
+            self._proven[path] = identity
+            self._proven.move_to_end(path)
+            if len(self._proven) > REMEMBERED:
+                self._proven.popitem(last=False)
+
+    def _is_proven(self, path: Path, identity: Identity) -> bool:
+        with self._lock:
+            return self._proven.get(path) == identity

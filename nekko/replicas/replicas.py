@@ -1,0 +1,302 @@
+"""All tuples of storages as one: files are stored on a tuple, found on any, and restored where a copy lacks."""
+
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.errors import NekkoError, NoStorageError, StorageBrokenError
+from nekko.oci.digest import Digest
+from nekko.replicas.locations import Locations
+from nekko.replicas.proofs import Proofs
+from nekko.replicas.room import Room
+from nekko.replicas.storage import Storage
+from nekko.replicas.tuples import Copies, StorageTuple, tuples_of
+from nekko.replicas.writing import Writing
+from nekko.store.capacity import is_disk_full
+from nekko.store.content import Blob
+from nekko.store.identity import Identity, identity_of
+from nekko.store.incoming import BATCH_BYTES, Chunks, Stored, in_batches
+from nekko.store.locks import Locks
+
+log = logging.getLogger(__name__)
+
+THREADS = 16
+"""For disks: some requests at once, each on the members of a tuple."""
+ANSWER_SECONDS = 5.0
+"""A storage that does not say for so long how it is hangs."""
+MAX_REPAIRS = 1000
+"""Files waiting to be restored; of what is beyond, the next reader sees the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatistics:
+    """A snapshot: what was counted since the start, and the files that wait to be restored."""
+
+    stored: int
+    restored: int
+    failed_restorations: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A proven copy on the storage at `root`. The caller closes `descriptor`."""
+
+    blob: Blob
+    descriptor: int
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What became of a file on one tuple. `faults` say which copies could not be looked at, and why."""
+
+    is_found: bool
+    restored: tuple[Storage, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+class Replicas:
+    """The tuples of this process: a `Keeper`, and the reading of what it keeps. `run` has to run beside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.tuples = tuples_of(settings)
+        self._proofs = Proofs()
+        self._locations = Locations(settings)
+        self._locks = Locks()
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._room = Room(self.tuples, settings, self._threads)
+        self._draw = random.Random()  # noqa: S311 - it balances
+        self._repairs, self._to_repair = trio.open_memory_channel[tuple[StorageTuple, Digest]](MAX_REPAIRS)
+        self._counts: Counter[str] = Counter()
+
+    def statistics(self) -> ReplicaStatistics:
+        """Give a snapshot."""
+        counts = self._counts
+        waiting = self._repairs.statistics().current_buffer_used
+        return ReplicaStatistics(counts["stored"], counts["restored"], counts["failed"], waiting)
+
+    async def prepare(self) -> None:
+        """Remove what uploads to an earlier process have left, and tell of storages that cannot be used."""
+        for storage in self._storages():
+            try:
+                await trio.to_thread.run_sync(storage.remove_stale, limiter=self._threads)
+            except OSError as error:
+                log.warning("%s: what earlier uploads left cannot be removed: %s", storage.root, error.strerror)
+        for problem in await self.problems():
+            log.error("%s", problem)
+
+    async def run(self) -> None:
+        """Restore what readers found lacking, one file at a time, until cancelled; then close what is open."""
+        try:
+            async for storages, digest in self._to_repair:
+                async with self._locks.hold(str(digest)):
+                    try:
+                        await self.restore(storages, digest)
+                    except (NekkoError, OSError) as error:
+                        self._counts["failed"] += 1
+                        log.error("%s: %s cannot be restored: %s", storages, digest, error)
+        finally:
+            self._locations.close()
+
+    async def problems(self) -> list[str]:
+        """Say of each storage that cannot be used why not."""
+        found = []
+        for storage in self._storages():
+            with trio.move_on_after(ANSWER_SECONDS) as waiting:
+                problem = await trio.to_thread.run_sync(storage.problem, abandon_on_cancel=True)
+            if waiting.cancelled_caught:
+                problem = f"{storage.root} does not answer"
+            found += [problem] if problem else []
+        return found
+
+    async def open(self, digest: Digest) -> Opened | None:
+        """Open a proven copy of a file; None if no storage has one.
+
+        Raises:
+            StorageBrokenError: There are copies, but none can be read.
+        """
+        faults: list[str] = []
+        hint = await self._locations.get(digest)
+        for storages in self._order(hint):
+            copies = await self._look(storages, digest)
+            faults += copies.unreadable
+            if copies.path is not None:
+                if copies.lacking:
+                    self._ask_for_repair(storages, digest)
+                if hint is None or not storages.has(hint):
+                    await self._remember_location(digest, copies)
+                found = os.fstat(copies.descriptor)
+                root = copies.path.parents[3]
+                return Opened(Blob(digest, found.st_size, identity_of(found)), copies.descriptor, root)
+        if faults:
+            raise StorageBrokenError(digest, "; ".join(faults))
+        return None
+
+    async def held(self, digest: Digest) -> tuple[Path, ...]:
+        """Give the places of a file that is here, with copies restored where that is possible; none if it is not."""
+        async with self._locks.hold(str(digest)):
+            return await self._held(digest)
+
+    async def store(self, digest: Digest, size: int | None, chunks: Chunks) -> Stored:
+        """Take a file onto every storage of one tuple; see `Keeper`."""
+        async with aclosing(chunks), self._locks.hold(str(digest)):
+            if paths := await self._held(digest):  # the upload that this one waited for has brought it
+                return Stored(paths, is_new=False)
+            paths = await self._receive(digest, size, chunks)
+            self._counts["stored"] += 1
+            return Stored(paths, is_new=True)
+
+    async def remove(self, digest: Digest) -> None:
+        """Remove every copy of a file.
+
+        Raises:
+            StorageBrokenError: One stays; the message says why.
+        """
+        async with self._locks.hold(str(digest)):
+            for storage in self._storages():
+                try:
+                    await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
+                except OSError as error:
+                    raise StorageBrokenError(storage.root, error.strerror) from error
+
+    async def restore(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Restoration:
+        """Copy a file to those storages of a tuple that lack it and can be written.
+
+        Args:
+            storages: The tuple.
+            digest: Of the file; nobody else works on it.
+            prove_all: Read every copy, and not only the first that is right.
+
+        Raises:
+            NekkoError, OSError: It cannot be copied.
+        """
+        copies = await self._look(storages, digest, prove_all=prove_all)
+        if copies.descriptor < 0:
+            return Restoration(is_found=False, faults=copies.unreadable)
+        try:
+            usable = await trio.to_thread.run_sync(_usable, copies.lacking, limiter=self._threads)
+            if usable:
+                await self._copy(copies.descriptor, usable, digest)
+                self._counts["restored"] += len(usable)
+                log.info("%s: restored on %s", digest, ", ".join(str(storage.root) for storage in usable))
+        finally:
+            os.close(copies.descriptor)
+        return Restoration(is_found=True, restored=usable, faults=copies.unreadable)
+
+    async def move(self, digest: Digest, source: StorageTuple, target: StorageTuple) -> bool:
+        """Move a file from one tuple to another; whoever reads it meanwhile is not disturbed. False: it has no copy.
+
+        Raises:
+            NekkoError, OSError: It cannot be copied; it stays where it is.
+        """
+        copies = await self._look(source, digest)
+        if copies.descriptor < 0:
+            return False
+        try:
+            await self._copy(copies.descriptor, target.storages, digest)
+        finally:
+            os.close(copies.descriptor)
+        for storage in source.storages:
+            await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
+        return True
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _storages(self) -> Iterator[Storage]:
+        return (storage for storages in self.tuples for storage in storages.storages)
+
+    async def _look(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Copies:
+        look = partial(storages.look, digest, self._proofs, prove_all=prove_all)
+        return await trio.to_thread.run_sync(look, limiter=self._threads)
+
+    def _order(self, hint: Path | None) -> list[StorageTuple]:
+        """Give the tuples as they are to be looked at: by chance, but that which a hint names first.
+
+        Each twice, for a file that is being moved is first on both tuples, then on one that was looked at already.
+        """
+        drawn = self._draw.sample(self.tuples, len(self.tuples)) * 2
+        return drawn if hint is None else sorted(drawn, key=lambda storages: not storages.has(hint))
+
+    async def _remember_location(self, digest: Digest, copies: Copies) -> None:
+        assert copies.path is not None
+        try:
+            await self._locations.put(digest, copies.path)
+        except BaseException:
+            os.close(copies.descriptor)
+            raise
+
+    def _ask_for_repair(self, storages: StorageTuple, digest: Digest) -> None:
+        try:
+            self._repairs.send_nowait((storages, digest))
+        except trio.WouldBlock:
+            log.debug("%s: too many files wait to be restored", digest)
+
+    async def _held(self, digest: Digest) -> tuple[Path, ...]:
+        for storages in self.tuples:
+            copies = await self._look(storages, digest)
+            if copies.descriptor < 0:
+                continue
+            os.close(copies.descriptor)
+            if copies.lacking:
+                try:
+                    await self.restore(storages, digest)
+                except (NekkoError, OSError) as error:
+                    log.error("%s: %s cannot be restored: %s", storages, digest, error)
+            return tuple(path for storage in storages.storages if (path := storage.path(digest)).is_file())
+        return ()
+
+    async def _receive(self, digest: Digest, size: int | None, chunks: Chunks) -> tuple[Path, ...]:
+        async with self._room.reserve(size) as reservation:
+            try:
+                async with (
+                    self._writing(reservation.storages.storages, digest) as writing,
+                    aclosing(in_batches(chunks)) as batches,
+                ):
+                    async for batch in batches:
+                        if not reservation.is_size_known:
+                            await self._room.check(reservation)
+                        await writing.write(batch)
+                        reservation.spend(len(batch))
+                    return self._remember(await writing.publish())
+            except OSError as error:
+                if is_disk_full(error):
+                    raise NoStorageError(f"{reservation.storages}: the disk is full") from error
+                raise StorageBrokenError(reservation.storages, error.strerror) from error
+
+    async def _copy(self, descriptor: int, storages: Sequence[Storage], digest: Digest) -> None:
+        async with self._writing(storages, digest) as writing:
+            offset = 0
+            while batch := await trio.to_thread.run_sync(
+                os.pread, descriptor, BATCH_BYTES, offset, limiter=self._threads
+            ):
+                await writing.write(memoryview(batch))
+                offset += len(batch)
+            self._remember(await writing.publish())
+
+    @asynccontextmanager
+    async def _writing(self, storages: Sequence[Storage], digest: Digest) -> AsyncIterator[Writing]:
+        writing = Writing(storages, digest, self._threads)
+        try:
+            await writing.open()
+            yield writing
+        finally:
+            await writing.close()
+
+    def _remember(self, places: Mapping[Path, Identity]) -> tuple[Path, ...]:
+        for path, identity in places.items():
+            self._proofs.remember(path, identity)
+        return tuple(places)
+
+
+def _usable(storages: Sequence[Storage]) -> tuple[Storage, ...]:
+    return tuple(storage for storage in storages if storage.problem() is None)

@@ -1,0 +1,97 @@
+"""Room on the storages: which tuple takes a new file, and what is spoken for by files that are still coming."""
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.errors import NoStorageError
+from nekko.replicas.choice import choose
+from nekko.replicas.tuples import StorageTuple
+
+
+class Reservation:
+    """Room for one file on every storage of a tuple."""
+
+    def __init__(self, storages: StorageTuple, size: int | None, promised: Counter[int]) -> None:
+        """Promise `size` bytes; None: not known, then room has to be looked for as they come. Blocks."""
+        self.storages = storages
+        self.is_size_known = size is not None
+        self._remaining = size or 0
+        self._devices = Counter(storage.device() for storage in storages.storages)
+        self._promised = promised
+        self._add(self._remaining)
+
+    def spend(self, count: int) -> None:
+        """Tell that `count` bytes are on the disks now."""
+        count = min(count, self._remaining)
+        self._remaining -= count
+        self._add(-count)
+
+    def end(self) -> None:
+        """Give back what did not come."""
+        self.spend(self._remaining)
+
+    def _add(self, count: int) -> None:
+        for device, copies in self._devices.items():
+            self._promised[device] += count * copies
+
+
+class Room:
+    """The room of all tuples."""
+
+    def __init__(self, tuples: Sequence[StorageTuple], settings: Settings, threads: trio.CapacityLimiter) -> None:
+        self._tuples = tuples
+        self._settings = settings
+        self._threads = threads
+        self._promised: Counter[int] = Counter()
+        """Bytes still to come, by device."""
+        self._choosing = trio.Lock()  # whoever chooses next has to see what was promised
+        self._draw = random.Random()  # noqa: S311 - it balances
+
+    @asynccontextmanager
+    async def reserve(self, size: int | None) -> AsyncIterator[Reservation]:
+        """Choose a tuple for a file, and keep room for it there for the length of the block.
+
+        Raises:
+            NoStorageError: None takes it.
+        """
+        async with self._choosing:
+            reservation = await trio.to_thread.run_sync(self._reserve, size, limiter=self._threads)
+        try:
+            yield reservation
+        finally:
+            reservation.end()
+
+    async def check(self, reservation: Reservation) -> None:
+        """Look whether there still is room for a file whose size is not known.
+
+        Raises:
+            NoStorageError: There is none.
+        """
+        left = await trio.to_thread.run_sync(self._room_of, reservation.storages, limiter=self._threads)
+        if left <= 0:
+            raise NoStorageError(f"{reservation.storages}: no room for more of the file")
+
+    def _reserve(self, size: int | None) -> Reservation:
+        room: dict[StorageTuple, int] = {}
+        refusals = []
+        for storages in self._tuples:
+            if not storages.is_writable:
+                refusals.append(f"{storages}: not among writablePairsRegex")
+            elif problems := storages.problems():
+                refusals += problems
+            else:
+                room[storages] = self._room_of(storages)
+        below = self._settings.largest_first_below_bytes
+        chosen = choose(room, size or 0, largest_first_below=below, draw=self._draw)
+        if chosen is None:
+            told = [*refusals, *(f"{storages}: room for {max(0, left)} bytes" for storages, left in room.items())]
+            raise NoStorageError(f"no storages take {size or 0} bytes: {'; '.join(told)}")
+        return Reservation(chosen, size, self._promised)
+
+    def _room_of(self, storages: StorageTuple) -> int:
+        return storages.room(self._promised, self._settings.min_free_space_bytes)

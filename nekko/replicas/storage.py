@@ -1,0 +1,121 @@
+"""One storage: a directory with a tree of files, in a process that may find it gone at any time. Everything blocks."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nekko.oci.digest import Digest
+from nekko.store.layout import mount_of, sync_directory
+
+SUFFIX = ".dat"
+_NAME = re.compile(r"([0-9A-F]{64})\.dat")
+MAX_QUARANTINED = 16
+"""Copies that failed their proof are kept for a look: the newest few."""
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """One directory. `is_mount_needed`: on the root file system it counts as a disk that was not mounted."""
+
+    root: Path
+    is_mount_needed: bool = True
+
+    def path(self, digest: Digest) -> Path:
+        """Give the place of a file, whether it is there or not."""
+        name = digest.encoded.upper()
+        return self.root / name[:2] / name[2:4] / name[4:6] / (name + SUFFIX)
+
+    @property
+    def incoming(self) -> Path:
+        return self.root / ".nekko" / "incoming"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / ".nekko" / "quarantine"
+
+    def problem(self) -> str | None:
+        """Say why the storage cannot be used, or cannot be written."""
+        try:
+            if not self.root.is_dir():
+                return f"{self.root} is {'no directory' if self.root.exists() else 'missing'}"
+            if self.is_mount_needed and mount_of(self.root, _MOUNTS.read_text("utf-8", "replace"))[0] == Path("/"):
+                return f"{self.root} is not mounted: it is on the root file system (requireMounts)"
+            if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+                return f"{self.root} is mounted read-only"
+            if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
+                return f"{self.root} cannot be written"
+        except OSError as error:
+            return f"{self.root}: {error.strerror}"
+        return None
+
+    def free_bytes(self) -> int:
+        """Tell how much room there is. Raises OSError where the storage does not say."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize
+
+    def free_part(self) -> float:
+        """Tell how much of the storage is free, from 0 to 1. Raises OSError where it does not say."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail / max(1, disk.f_blocks)
+
+    def device(self) -> int:
+        """Give what tells file systems apart: storages on one share its room."""
+        return self.root.stat().st_dev
+
+    def set_aside(self, path: Path) -> None:
+        """Move a copy that failed its proof into quarantine."""
+        self.quarantine.mkdir(parents=True, exist_ok=True)
+        path.rename(self.quarantine / f"{time.time_ns()}-{path.name}")
+        for old in sorted(self.quarantine.iterdir())[:-MAX_QUARANTINED]:
+            old.unlink()
+
+    def remove_stale(self) -> None:
+        """Remove what writers that are gone have left."""
+        for path in self.incoming.glob("*.*"):
+            pid = path.suffix.removeprefix(".")
+            if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
+                path.unlink(missing_ok=True)
+
+    def remove(self, digest: Digest) -> bool:
+        """Remove a file; tell whether it was there."""
+        path = self.path(digest)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        sync_directory(path.parent)
+        return True
+
+    def digests_in(self, leaf: Path) -> set[Digest]:
+        """Give the files in one of `leaves`; what has another name is no file of the store's."""
+        try:
+            names = os.listdir(self.root / leaf)
+        except FileNotFoundError:
+            return set()
+        return {Digest("sha256", match[1].lower()) for name in names if (match := _NAME.fullmatch(name))}
+
+    def leaves(self) -> Iterator[Path]:
+        """Give the directories that hold files, in order, relative to the root."""
+        for first in _hex_directories(self.root):
+            for second in _hex_directories(first):
+                for third in _hex_directories(second):
+                    yield third.relative_to(self.root)
+
+
+def _hex_directories(parent: Path) -> list[Path]:
+    with os.scandir(parent) as entries:
+        found = [entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir()]
+    return [parent / name for name in sorted(found) if all(digit in "0123456789ABCDEF" for digit in name)]
+
+
+def make_directory(path: Path, root: Path) -> None:
+    """Make a directory below `root`, and what it lacks above, so that all survive power loss."""
+    if path == root or path.is_dir():
+        return
+    make_directory(path.parent, root)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)

@@ -1,0 +1,148 @@
+"""Tuples of storages: what each has of a file, and the room that they have. Everything blocks."""
+
+import heapq
+import logging
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nekko.config.settings import Settings
+from nekko.errors import DigestMismatchError
+from nekko.oci.digest import Digest
+from nekko.replicas.proofs import Proofs
+from nekko.replicas.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What a tuple has of one file.
+
+    `descriptor` is of a proven copy, -1 if there is none; whoever asked closes it. `lacking` are the storages that have
+    no copy, also because it was just set aside; `unreadable` says why others could not be looked at. `path` is the
+    proven copy's.
+    """
+
+    descriptor: int
+    lacking: tuple[Storage, ...]
+    unreadable: tuple[str, ...]
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageTuple:
+    """Storages that hold the same files. `is_writable`: it takes new ones."""
+
+    storages: tuple[Storage, ...]
+    is_writable: bool = True
+
+    def __str__(self) -> str:
+        return " + ".join(str(storage.root) for storage in self.storages)
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a path is on one of the storages."""
+        return any(path.is_relative_to(storage.root) for storage in self.storages)
+
+    def look(self, digest: Digest, proofs: Proofs, *, prove_all: bool = False) -> Copies:
+        """Find a proven copy, and who lacks one. One that fails its proof is set aside.
+
+        A storage that only has a file of the right size is not said to lack it, unless all are to be proven.
+        """
+        descriptor, found = -1, None
+        lacking: list[Storage] = []
+        unreadable: list[str] = []
+        for storage in random.sample(self.storages, len(self.storages)):
+            path = storage.path(digest)
+            try:
+                if descriptor < 0 or prove_all or path.stat().st_size != os.fstat(descriptor).st_size:
+                    opened = proofs.open(path, digest)
+                    if descriptor < 0:
+                        descriptor, found = opened, path
+                    else:
+                        os.close(opened)
+            except (FileNotFoundError, NotADirectoryError):
+                lacking.append(storage)
+            except (DigestMismatchError, OSError) as error:
+                fault = _set_aside(storage, digest, error)
+                if fault is None:
+                    lacking.append(storage)
+                else:
+                    unreadable.append(fault)
+        return Copies(descriptor, tuple(lacking), tuple(unreadable), found)
+
+    def digests(self) -> Iterator[Digest]:
+        """Give every file that any storage has, directory by directory. One that is gone has none.
+
+        Raises:
+            OSError: A storage cannot be listed.
+        """
+        there = [storage for storage in self.storages if storage.root.is_dir()]
+        before = None
+        for leaf in heapq.merge(*(storage.leaves() for storage in there)):
+            if leaf != before:
+                yield from sorted(set[Digest]().union(*(storage.digests_in(leaf) for storage in there)))
+            before = leaf
+
+    def examine(self, digest: Digest) -> list[str]:
+        """Prove every copy of a file, and change nothing; say what is wrong."""
+        faults = []
+        for storage in self.storages:
+            path = storage.path(digest)
+            try:
+                os.close(Proofs().open(path, digest))
+            except (FileNotFoundError, NotADirectoryError):
+                faults.append(f"{path}: is missing")
+            except DigestMismatchError as error:
+                faults.append(f"{path}: {error}")
+            except OSError as error:
+                faults.append(f"{path}: {error.strerror}")
+        return faults
+
+    def free_part(self) -> float:
+        """Tell how much of the fullest storage is free, from 0 to 1. OSError: a storage is gone."""
+        return min(storage.free_part() for storage in self.storages)
+
+    def problems(self) -> list[str]:
+        """Say of each storage that cannot be used or written why not."""
+        return [problem for storage in self.storages if (problem := storage.problem())]
+
+    def room(self, promised: Mapping[int, int], min_free_bytes: int) -> int:
+        """Tell how large a file may be, with `promised` bytes by device spoken for. OSError: a storage is gone."""
+        devices = Counter(storage.device() for storage in self.storages)
+        return min(
+            (storage.free_bytes() - promised.get(device, 0) - min_free_bytes) // devices[device]
+            for storage in self.storages
+            for device in [storage.device()]
+        )
+
+
+def _set_aside(storage: Storage, digest: Digest, error: DigestMismatchError | OSError) -> str | None:
+    """Deal with a copy that is not right; say why it is still there, if so."""
+    path = storage.path(digest)
+    if isinstance(error, OSError):
+        log.error("%s: cannot be read: %s", path, error.strerror)
+        return f"{path}: {error.strerror}"
+    try:
+        storage.set_aside(path)
+    except OSError as fault:
+        log.error("%s: its bytes are wrong, and it cannot be set aside: %s", path, fault.strerror)
+        return f"{path}: {error}"
+    log.error("%s: its bytes are wrong, set aside: %s", path, error)
+    return None
+
+
+def tuples_of(settings: Settings) -> tuple[StorageTuple, ...]:
+    """Give the tuples that are configured."""
+    writable = re.compile(settings.writable_pairs_regex)
+    return tuple(
+        StorageTuple(
+            tuple(Storage(root, settings.require_mounts) for root in roots),
+            all(writable.search(str(root)) for root in roots),
+        )
+        for roots in settings.storage_pairs
+    )
