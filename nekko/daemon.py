@@ -24,10 +24,12 @@ from nekko.log import start_log
 from nekko.metrics import Counters
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.reload import Reload, keep_current
+from nekko.replicas.replicas import Replicas
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
 from nekko.server.tls import ServerTls, server_tls
+from nekko.statsd import open_statsd
 from nekko.store.store import open_store
 from nekko.supply import CacheSupply
 from nekko.transfer.hub import HubMirror
@@ -40,6 +42,8 @@ from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
+from nekko.transfer.tier import Tier
+from nekko.transfer.upload import Uploads
 from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
 from nekko.upstream.resolve import Upstreams
@@ -54,6 +58,8 @@ def run(effective: Effective) -> int:
     """
     settings = effective.settings
     start_log(settings.verbose, settings.log_format)
+    for notice in effective.notices:
+        log.warning("%s", notice)
     refusal: NekkoError | None = None
     try:
         trio.run(partial(_main, settings, has_default_address=effective.origin["address"] == "default"))
@@ -75,6 +81,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
             settings.cache_dir, min_free_bytes=settings.min_free_space_bytes, max_cache_bytes=settings.max_cache_bytes
         ) as store,
         Upstreams(settings) as upstreams,
+        open_statsd(settings) as statsd,
     ):
         listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)
         try:
@@ -92,10 +99,13 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 )  # fmt: skip
                 images = await _open_images(stack, settings, CacheSupply(store, pulls, repairs, settings))
                 keeping = Sync(store, pulls, settings)
+                uploads = Uploads(store)
+                replicas = Replicas(settings) if settings.storage_pairs else None
+                tier = Tier(upstreams.objects, transfers) if upstreams.objects else None
                 stop = trio.Event()
                 application = app.build(
-                    store, transfers, pulls, mirror, hub, imports, repairs, scrub, Verifications(nursery, verifier),
-                    keeping, Counters(), settings, access, stop.set,
+                    store, transfers, pulls, mirror, hub, imports, uploads, replicas, tier, statsd, repairs, scrub,
+                    Verifications(nursery, verifier), keeping, Counters(), settings, access, stop.set,
                     None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
                 nursery.start_soon(notifier.watchdog)
@@ -111,6 +121,10 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     host = PlatformSelection(frozenset({Platform.host()}))
                     nursery.start_soon(Loading(pulls, imports).preload, preloaded, host)
                 nursery.start_soon(keeping.run)
+                await uploads.prepare()
+                if replicas is not None:
+                    await replicas.prepare()
+                    nursery.start_soon(replicas.run)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)

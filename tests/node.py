@@ -23,6 +23,8 @@ from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
+from nekko.transfer.tier import Tier
+from nekko.transfer.upload import Uploads
 from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
 from nekko.upstream.base import Remote
@@ -45,6 +47,8 @@ class Node:
     mirror: Mirror
     hub: HubMirror
     imports: Imports
+    uploads: Uploads
+    tier: Tier | None
     repairs: Repairs
     scrub: Scrub
     verifications: Verifications
@@ -99,7 +103,11 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         repairs = Repairs(nursery, store, transfers, upstreams, settings)
         verifier = Verifier(store, repairs)
         scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
+        tier = Tier(upstreams.objects, transfers) if upstreams.objects else None
         verifications = Verifications(nursery, verifier)
         sync = Sync(store, pulls, settings, look_seconds=0.05)
-        yield Node(settings, store, client, transfers, pulls, mirror, hub, imports, repairs, scrub, verifications, sync)
+        yield Node(
+            settings, store, client, transfers, pulls, mirror, hub, imports, Uploads(store), tier, repairs, scrub,
+            verifications, sync,
+        )  # fmt: skip
         nursery.cancel_scope.cancel()

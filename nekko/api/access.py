@@ -1,5 +1,6 @@
 """Who may do what: the access rules of changing routes."""
 
+import base64
 import hmac
 import os
 import stat
@@ -9,7 +10,7 @@ from typing import Any
 
 from nekko.api.peer import Peer, peer_of
 from nekko.config.settings import Settings
-from nekko.errors import AccessDeniedError, ConfigInvalidError
+from nekko.errors import AccessDeniedError, ConfigInvalidError, CredentialsNeededError
 
 
 class Access:
@@ -23,6 +24,7 @@ class Access:
         """
         self._settings = settings
         self._tokens: tuple[bytes, ...] = ()
+        self._accounts = tuple(account.encode() for account in settings.basic_auth)
         self.load()
 
     @property
@@ -78,8 +80,37 @@ class Access:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise AccessDeniedError("a Bearer token is needed to change anything by this listener")
-        if not any(hmac.compare_digest(token.encode(), known) for known in self._tokens):
+        if not self._is_known(token):
             raise AccessDeniedError("the Bearer token is not one of those that may change anything here")
+
+    def may_upload(self, scope: Any) -> None:
+        """Permit an upload, or refuse it.
+
+        Where accounts are configured, one of them is needed by every listener; a token or a verified client
+        certificate does as well. Without accounts, whoever may change may upload.
+
+        Raises:
+            CredentialsNeededError: No account, or a wrong password.
+            AccessDeniedError: The message says what would be needed.
+        """
+        if not self._accounts:
+            self.may_change(scope)
+            return
+        headers = _headers_without_origin(scope)
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        is_account = scheme.lower() == "basic" and self._is_account(given)
+        if not (is_account or (scheme.lower() == "bearer" and self._is_known(given)) or peer_of(scope).subject):
+            raise CredentialsNeededError("an account that may store files is needed here (basicAuth)")
+
+    def _is_known(self, token: str) -> bool:
+        return any(hmac.compare_digest(token.encode(), known) for known in self._tokens)
+
+    def _is_account(self, given: str) -> bool:
+        try:
+            account = base64.b64decode(given.strip(), validate=True)
+        except ValueError:
+            return False
+        return any(hmac.compare_digest(account, known) for known in self._accounts)
 
 
 def _headers_without_origin(scope: Any) -> Mapping[str, str]:

@@ -16,6 +16,8 @@ from nekko.api import admin, commands, content, status, sync, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
+from nekko.api.files.door import STATUS_PATH, STORING, FileDoor
+from nekko.api.files.meter import Meter
 from nekko.api.hub.door import HubDoor
 from nekko.api.hub.route import ROOT as HUB_ROOT
 from nekko.api.images.door import ROOT as IMAGES_ROOT
@@ -29,6 +31,8 @@ from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
+from nekko.replicas.replicas import Replicas
+from nekko.statsd import Statsd
 from nekko.store.store import Store
 from nekko.transfer.hub import HubMirror
 from nekko.transfer.imports import Imports
@@ -38,6 +42,8 @@ from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
+from nekko.transfer.tier import Tier
+from nekko.transfer.upload import Uploads
 from nekko.transfer.verification import Verifications
 
 log = logging.getLogger(__name__)
@@ -81,7 +87,7 @@ class Application:
 
     def at_once(self, method: str, target: str, accept: str, peer: Peer) -> Answer | None:
         """Answer a request that says nothing else, without the detour by `__call__`; None if that is what it needs."""
-        started, door = time.monotonic(), _door_of(target, peer.doors)
+        started, door = time.monotonic(), _door_of(method, target, peer.doors)
         if door in DOORS and door not in peer.doors:
             return None
         try:
@@ -102,7 +108,7 @@ class Application:
             await send(message)
 
         peer = peer_of(scope)
-        door = _door_of(scope["path"], peer.doors, _agent_of(scope))
+        door = _door_of(scope["method"], scope["path"], peer.doors, _agent_of(scope))
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
             raw = self._streams.get((door, scope["path"])) or self._raw.get(door) if door in peer.doors else None
@@ -118,6 +124,10 @@ def build(
     mirror: Mirror,
     hub: HubMirror,
     imports: Imports,
+    uploads: Uploads,
+    replicas: Replicas | None,
+    tier: Tier | None,
+    statsd: Statsd,
     repairs: Repairs,
     scrub: Scrub,
     verifications: Verifications,
@@ -145,7 +155,7 @@ def build(
     @quart.before_request
     async def check_door() -> None:
         doors = peer_of(request.scope).doors
-        door = _door_of(request.path, doors)
+        door = _door_of(request.method, request.path, doors)
         if door in DOORS and door not in doors:
             raise NotFound(f"this listener has no door {door!r}")
 
@@ -171,21 +181,27 @@ def build(
     blobs = BlobDoor(store.blobs, transfers, repairs, counters)
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(mirror, proving, counters, settings)
-    raw: dict[str, Asgi] = {"files": blobs, "registry": registry, "ollama": OllamaDoor(mirror, proving, counters),
-                             "hub": HubDoor(hub, blobs, counters, settings)}  # fmt: skip
+    raw: dict[str, Asgi] = {
+        "files": FileDoor(blobs, replicas or uploads, replicas, tier, access, settings, Meter(statsd)),
+        "registry": registry,
+        "ollama": OllamaDoor(mirror, proving, counters),
+        "hub": HubDoor(hub, blobs, counters, settings),
+    }
     if images is not None:
         raw["images"] = images
     streams = {("content", IMPORT_PATH): ImportDoor(imports, access)}
-    return Application(raw, streams, quart, AtOnce(store, pulls, registry.at_once, counters), RequestLog(counters))
+    return Application(
+        raw, streams, quart, AtOnce(store, pulls, registry.at_once, counters, settings), RequestLog(counters)
+    )
 
 
-def _door_of(path: str, doors: frozenset[str], agent: str = "") -> str:
-    """Give the door that a path belongs to; `health`, `front` and `other` are at every listener.
+def _door_of(method: str, path: str, doors: frozenset[str], agent: str = "") -> str:
+    """Give the door that a request belongs to; `health`, `front` and `other` are at every listener.
 
     Where the Hub is the only door it has every other path: clients get the listener itself as HF_ENDPOINT. Ollama's
     paths are those of the registry, so where both doors are the client's User-Agent tells.
     """
-    door = _usual_door_of(path)
+    door = _usual_door_of(method, path)
     if door == "registry" and "ollama" in doors and (door not in doors or agent.startswith(AGENT)):
         return "ollama"
     return "hub" if doors == {"hub"} and door not in ("health", "front") else door
@@ -195,7 +211,9 @@ def _agent_of(scope: Any) -> str:
     return next((value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"user-agent"), "")
 
 
-def _usual_door_of(path: str) -> str:
-    if PATH.fullmatch(path) is not None:
+def _usual_door_of(method: str, path: str) -> str:
+    if path == STATUS_PATH or PATH.fullmatch(path) is not None:
         return "files"
-    return _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")
+    door = _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")
+    # A file that is stored under any other name belongs to the door that refuses it.
+    return "files" if door == "other" and method in STORING and path.count("/") == 1 else door

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nekko.api.blobs import PATH, Head
+from nekko.api.blobs import PATH, Head, digest_in
 from nekko.api.content import shown_at_once
 from nekko.api.status import LIVE
+from nekko.config.settings import Settings
 from nekko.errors import BlobUnknownError
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
@@ -50,7 +51,12 @@ class AtOnce:
     """Gives the answers that need no waiting."""
 
     def __init__(
-        self, store: Store, pulls: Pulls, registry: Callable[[str, str], Answer | None], counters: Counters
+        self,
+        store: Store,
+        pulls: Pulls,
+        registry: Callable[[str, str], Answer | None],
+        counters: Counters,
+        settings: Settings,
     ) -> None:
         """Ask `registry` with target and Accept for what is the registry door's."""
         self._store = store
@@ -59,14 +65,17 @@ class AtOnce:
         self._counters = counters
         self._live = _json(LIVE)
         self._blobs = SmallBlobs(store.blobs)
+        self._has_files = settings.file_sources[:1] == ("layout",)
 
     def answer(self, door: str, target: str, accept: str) -> Answer | None:
         """Answer a GET of a target, which belongs to `door`."""
         if door == "files":
+            if not self._has_files:  # another place is asked first
+                return None
             found = self._blobs.answer(target)
             if found is not None:
                 self._counters.hits["files"] += 1
-                self._store.uses.note_blob(Digest("sha256", target[1:].lower()))
+                self._store.uses.note_blob(digest_in(target))
             return found
         if door == "registry":
             return self._registry(target, accept)
@@ -103,10 +112,9 @@ class SmallBlobs:
         return kept.answer
 
     def _take(self, target: str) -> Answer | None:
-        match = PATH.fullmatch(target)
-        if match is None:
+        if PATH.fullmatch(target) is None:
             return None
-        digest = Digest("sha256", match[1].lower())
+        digest = digest_in(target)
         try:
             blob, descriptor = self._source.open(digest)
         except BlobUnknownError:
@@ -114,13 +122,14 @@ class SmallBlobs:
         try:
             if blob.size > SMALL_BYTES:
                 return None
+            found = os.fstat(descriptor)
             # The identity is from before the bytes: a write between the two makes the next look differ.
             body = os.pread(descriptor, blob.size, 0)
         finally:
             os.close(descriptor)
         if Digest.of(body) != digest:
             return None
-        head = lines([*Head.of(digest).lines(), (b"content-length", b"%d" % len(body))])
+        head = lines([*Head.of(digest, found.st_mtime).lines(), (b"content-length", b"%d" % len(body))])
         kept = self._kept[target] = _Kept(str(self._source.path(digest)), blob.identity, Answer(head, body))
         self._room -= len(body) + OVERHEAD_BYTES
         while self._room < 0:

@@ -7,16 +7,24 @@ is fetched again first. One that is just arriving is streamed while it grows; it
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any, Self
 
 import trio
 
 from nekko.api.peer import SENDFILE_KEY
 from nekko.api.responses import retry_of
-from nekko.errors import BlobUnknownError, NekkoError, RangeInvalidError, RepairError
+from nekko.errors import (
+    BlobDamagedError,
+    BlobUnknownError,
+    NameInvalidError,
+    NekkoError,
+    RangeInvalidError,
+    RepairError,
+)
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
@@ -28,12 +36,13 @@ from nekko.transfer.table import Transfer, Transfers
 
 log = logging.getLogger(__name__)
 
-PATH = re.compile(r"/([0-9a-fA-F]{64})")
+PATH = re.compile(r"/([0-9a-fA-F]{64})(?:\.[^/.]+)?")
+"""A suffix means nothing."""
 CHUNK_BYTES = 256 << 10
 SMALL_BYTES = 32 << 10
 """Read at once, in the event loop: a thread's hop would take longer."""
-METHODS = ("GET", "HEAD")
 
+Headers = Iterable[tuple[bytes, bytes]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -46,9 +55,10 @@ class Head:
     headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, digest: Digest) -> Self:
-        """Make the head of a door whose clients know blobs by their digests."""
-        return cls(f'"{digest}"', (("Docker-Content-Digest", str(digest)),))
+    def of(cls, digest: Digest, modified: float | None = None) -> Self:
+        """Make the head of a door whose clients know blobs by their digests; `modified` in seconds since the epoch."""
+        told = () if modified is None else (("Last-Modified", formatdate(modified, usegmt=True)),)
+        return cls(f'"{digest}"', (("Docker-Content-Digest", str(digest)), *told))
 
     def lines(self) -> list[tuple[bytes, bytes]]:
         """Give the headers that every answer with bytes of the blob has."""
@@ -60,7 +70,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class BlobDoor:
-    """An ASGI application for paths that `PATH` matches, and the sending of blobs for every door.
+    """An ASGI application for GET and HEAD of paths that `PATH` matches, and the sending of blobs for every door.
 
     `is_proof_needed`: clients do not prove digests themselves, so the last bytes of an arriving blob wait for it.
     """
@@ -73,24 +83,26 @@ class BlobDoor:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; see the module's docstring."""
-        match = PATH.fullmatch(scope["path"])
-        assert match is not None
-        if scope["method"] not in METHODS:
-            await _plain(send, 405, "only GET and HEAD are served here", [(b"allow", b"GET, HEAD")])
-            return
-        digest = Digest("sha256", match[1].lower())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
-            try:
+        digest = digest_in(scope["path"])
+        try:
+            async with unless_gone(receive):
                 await self._answer(digest, scope, send)
-            except RangeInvalidError as error:
-                await _plain(send, 416, str(error), [(b"content-range", f"bytes */{error.size}".encode())])
-            except RepairError as error:
-                headers = [(name.lower().encode(), value.encode()) for name, value in retry_of(error).items()]
-                await _plain(send, 503, str(error), headers)
-            except NekkoError as error:
-                await _plain(send, 404 if isinstance(error, BlobUnknownError) else 502, str(error))
-            nursery.cancel_scope.cancel()
+        except RangeInvalidError as error:
+            await send_plain(send, 416, str(error), [(b"content-range", f"bytes */{error.size}".encode())])
+        except RepairError as error:
+            headers = [(name.lower().encode(), value.encode()) for name, value in retry_of(error).items()]
+            await send_plain(send, 503, str(error), headers)
+        except NekkoError as error:
+            await send_plain(send, 404 if isinstance(error, BlobUnknownError) else 502, str(error))
+
+    async def has(self, digest: Digest) -> bool:
+        """Tell whether a blob is in the cache and right, or arriving."""
+        if self.transfers.running(str(digest)) is not None:
+            return True
+        try:
+            return await self.blobs.prove(digest) is not None
+        except BlobDamagedError:  # in quarantine now
+            return False
 
     async def _answer(self, digest: Digest, scope: dict[str, Any], send: Send) -> None:
         if (transfer := self.transfers.running(str(digest))) is not None:
@@ -104,7 +116,7 @@ class BlobDoor:
             self.counters.misses["files"] += 1
             raise
         self.counters.hits["files"] += 1
-        await send_opened(blob, descriptor, Head.of(digest), scope, send)
+        await send_opened(blob, descriptor, Head.of(digest, os.fstat(descriptor).st_mtime), scope, send)
 
     async def send(
         self,
@@ -183,6 +195,18 @@ class BlobDoor:
         await send({"type": "http.response.body", "body": b""})
 
 
+def digest_in(path: str) -> Digest:
+    """Give the digest that a path names.
+
+    Raises:
+        NameInvalidError: It names none.
+    """
+    match = PATH.fullmatch(path)
+    if match is None:
+        raise NameInvalidError("the name of a file is its SHA-256: 64 hexadecimal digits")
+    return Digest("sha256", match[1].lower())
+
+
 async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, Any], send: Send) -> None:
     """Answer with a blob that was opened; closes its file.
 
@@ -218,6 +242,21 @@ async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+@asynccontextmanager
+async def unless_gone(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block when the client has hung up. What it raises comes out as it is, not in a group."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:
@@ -256,13 +295,16 @@ async def _head(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> 
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    body = (text + "\n").encode()
+async def send_plain(send: Send, status: int, text: str, headers: Headers = ()) -> None:
+    """Answer with a line of text, which no browser takes for anything else."""
+    told = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"), *headers]
+    await send_whole(send, status, (text + "\n").encode(), told)
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Answer with a body held in memory."""
     length = (b"content-length", str(len(body)).encode())
-    await send({
-        "type": "http.response.start", "status": status,
-        "headers": [(b"content-type", b"text/plain; charset=utf-8"), length, *(headers or [])],
-    })  # fmt: skip
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -109,6 +109,28 @@ class Remote(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What an object store says of one object: bytes, and seconds since the epoch where it tells them."""
+
+    size: int
+    modified: float | None
+
+
+class Objects(Protocol):
+    """An object store that has files by their SHA-256."""
+
+    def remote(self, digest: Digest, size: int) -> Remote:
+        """Give the object of a file as something that can be fetched."""
+
+    async def stat(self, digest: Digest) -> ObjectStat | None:
+        """Ask for size and age of a file's object; None if there is none.
+
+        Raises:
+            UpstreamError: The store does not say.
+        """
+
+
 class Repository(Protocol):
     """One repository of a registry, asked without a manifest at hand. Each method raises leaves of `UpstreamError`."""
 

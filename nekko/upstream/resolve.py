@@ -21,6 +21,7 @@ from nekko.upstream.hub import HubUpstream
 from nekko.upstream.ollama import OllamaUpstream
 from nekko.upstream.registry import OciUpstream
 from nekko.upstream.repository import OciRepository
+from nekko.upstream.s3 import S3
 
 OTHER_THREADS = 4
 """For the bodies of what is resolved, which are small and no transfers."""
@@ -35,6 +36,8 @@ class Upstreams:
         # thread until it ends: with fewer of them than transfers some would hold a connection and receive nothing.
         threads = trio.CapacityLimiter(settings.max_transfers + OTHER_THREADS)
         self._settings, self._threads = settings, threads
+        self.objects = S3(self._client, settings, threads) if settings.s3_endpoint else None
+        """The object store with files by their hash, where there is one."""
         self._registries = OciUpstream(self._client, settings, threads)
         self._models = OllamaUpstream(self._client, settings, threads)
         self.hub = HubUpstream(self._client, settings, threads)

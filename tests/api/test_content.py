@@ -18,8 +18,10 @@ from nekko.api import app
 from nekko.api.access import Access
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
+from nekko.replicas.replicas import Replicas
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
+from nekko.statsd import Statsd
 from tests.fakes.far_end import FarEnd, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, image, index
 from tests.node import QUICK, Node, open_node
@@ -46,13 +48,16 @@ def encoded(url: str) -> str:
 
 
 @asynccontextmanager
-async def serve_node(node: Node, **changes: Any) -> AsyncIterator[Served]:
+async def serve_node(
+    node: Node, *, replicas: Replicas | None = None, statsd: Statsd | None = None, **changes: Any
+) -> AsyncIterator[Served]:
     quick: dict[str, Any] = {"address": ("127.0.0.1:0",), "graceful_stop_seconds": 0.5}
     settings = replace(node.settings, **quick | changes)
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
     application = app.build(
-        node.store, node.transfers, node.pulls, node.mirror, node.hub, node.imports, node.repairs, node.scrub,
-        node.verifications, node.sync, Counters(), settings, Access(settings), trio.Event().set,
+        node.store, node.transfers, node.pulls, node.mirror, node.hub, node.imports, node.uploads, replicas, node.tier,
+        statsd or Statsd(settings, None), node.repairs, node.scrub, node.verifications, node.sync, Counters(), settings,
+        Access(settings), trio.Event().set,
     )  # fmt: skip
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
@@ -341,7 +346,7 @@ async def test_blob_by_hash_whole_and_in_parts(served: Served, far: FarEnd) -> N
     assert (await served.client.get(f"/{SHA}", headers={"If-None-Match": f'"sha256:{SHA}"'})).status_code == 304
     head = await served.client.head(f"/{SHA}")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(FILE)), b"")
-    assert (await served.client.post(f"/{SHA}", content=b"x")).status_code == 405
+    assert (await served.client.patch(f"/{SHA}", content=b"x")).status_code == 405
     assert (await served.client.get("/" + "0" * 64)).status_code == 404
 
 

@@ -16,6 +16,7 @@ from nekko.api import app, openapi
 from nekko.api.access import Access
 from nekko.config.doors import DOORS, USUAL
 from nekko.metrics import Counters
+from nekko.statsd import Statsd
 from tests.api.test_content import FILE, SHA, Served, encoded, serve_node
 from tests.fakes.far_end import FarEnd, status, whole
 from tests.node import QUICK, Node, open_node
@@ -25,7 +26,9 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance",
 )  # fmt: skip
 """A 500 is in no description, so the first of these finds it; 502 and 503 are an upstream's, and right."""
-RAW_ROUTES = {(path, method) for path in ("/{sha256}", "/v2/", "/hf/") for method in ("get", "head")} | {
+RAW_ROUTES = {
+    *((path, method) for path in ("/{sha256}", "/v2/", "/hf/", "/status") for method in ("get", "head")),
+    *(("/{sha256}", method) for method in ("post", "put", "delete")),
     ("/imageapi/v1/swagger.json", "get"),
     ("/import", "post"),
 }
@@ -56,6 +59,10 @@ async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
         node.mirror,
         node.hub,
         node.imports,
+        node.uploads,
+        None,
+        None,
+        Statsd(node.settings, None),
         node.repairs,
         node.scrub,
         node.verifications,
@@ -88,7 +95,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["ollama"] - common == {"/v2/"}
     assert paths["hub"] - common == {"/hf/"}
     assert paths["images"] - common == {"/imageapi/v1/swagger.json"}
-    assert paths["files"] - common == {"/{sha256}"}
+    assert paths["files"] - common == {"/{sha256}", "/status"}
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
         "/admin/views", "/admin/views/{number}", "/cmd/prune", "/cmd/manifest/list", "/cmd/image/list", "/cmd/blob/list",
@@ -137,6 +144,9 @@ async def test_daemon_answers_as_described(tmp_path: Path, far: FarEnd) -> None:
     }
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(with_examples(document(USUAL), bodies, parameters)))
+    # Stor's answer to a name that is no hash is 412.
+    rejections = ["400", "401", "403", "404", "405", "412", "415", "5xx"]
+    (tmp_path / "schemathesis.toml").write_text(f"[checks.negative_data_rejection]\nexpected-statuses = {rejections}\n")
     settings = replace(QUICK, allowed_hosts=(far.host,), max_attempts=1)
     async with open_node(tmp_path / "cache", settings) as node, serve_node(node) as at:
         await node.pull(url)
@@ -152,7 +162,7 @@ async def test_daemon_answers_as_described(tmp_path: Path, far: FarEnd) -> None:
     answered = set(re.findall(r'nekko_request_seconds_count\{door="(\w+)",status="(\d+)"\}', metrics))
     assert answered >= {
         *(("content", code) for code in ("200", "201", "202", "204", "400", "403", "404", "405", "502", "503")),
-        *(("files", code) for code in ("200", "206", "304", "404", "405", "416")),
+        *(("files", code) for code in ("200", "204", "206", "304", "404", "405", "412", "416")),
         *((door, code) for door in ("registry", "admin", "health", "front") for code in ("200", "405")),
     }
 

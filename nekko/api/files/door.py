@@ -1,0 +1,156 @@
+"""The door `files`: a file by its SHA-256, and whether the storage is well.
+
+An upload is decided in the order name (412), caller (401, 403), held already (200), form and size (415, 413), room
+(507), content (412); all but the last from its headers, before a byte of the body is asked for.
+"""
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from nekko.api.access import Access
+from nekko.api.blobs import (
+    BlobDoor,
+    Head,
+    Receive,
+    Send,
+    digest_in,
+    send_head,
+    send_opened,
+    send_plain,
+    send_whole,
+    unless_gone,
+)
+from nekko.api.files.body import body_of
+from nekko.api.files.meter import Meter
+from nekko.api.files.refusals import refusal_of
+from nekko.config.settings import Settings
+from nekko.errors import NekkoError, UpstreamError
+from nekko.oci.digest import Digest
+from nekko.replicas.replicas import Replicas
+from nekko.store.incoming import Keeper
+from nekko.transfer.tier import Tier
+
+log = logging.getLogger(__name__)
+
+STATUS_PATH = "/status"
+READING, STORING = ("GET", "HEAD"), ("POST", "PUT")
+METHODS = (*READING, *STORING, "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class FileDoor:
+    """An ASGI application for `/<64 hex>` in any case, for `STATUS_PATH`, and for names that are to be refused.
+
+    Files are stored with `keeper`, and looked for in the cache, on `replicas` and in `tier`, where there are any.
+    """
+
+    blobs: BlobDoor
+    keeper: Keeper
+    replicas: Replicas | None
+    tier: Tier | None
+    access: Access
+    settings: Settings
+    meter: Meter
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        methods = READING if scope["path"] == STATUS_PATH else METHODS
+        if scope["method"] not in methods:
+            allowed = (b"allow", ", ".join(methods).encode())
+            await send_plain(send, 405, f"only {', '.join(methods)} are served here", [allowed])
+            return
+        is_storing = scope["method"] in STORING
+        if scope["path"] != STATUS_PATH:
+            self.meter.asked(is_storing=is_storing)
+        try:
+            if scope["path"] == STATUS_PATH:
+                await self._tell_status(send)
+            elif scope["method"] in READING:
+                await self._fetch(scope, receive, send)
+            elif is_storing:
+                await self._store(scope, receive, send)
+            else:
+                await self._remove(scope, send)
+        except NekkoError as error:
+            self.meter.refused(error, is_storing=is_storing)
+            status, headers = refusal_of(error)
+            await send_plain(send, status, str(error), headers)
+
+    async def _fetch(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        digest, started = digest_in(scope["path"]), time.monotonic()
+        fault: UpstreamError | None = None
+        for source in self.settings.file_sources:
+            if source == "layout" and (self._is_alone or await self.blobs.has(digest)):
+                await self.blobs(scope, receive, send)
+                if (blob := self.blobs.blobs.stat(digest)) is not None:
+                    self.meter.sent(self.settings.cache_dir, blob.size, time.monotonic() - started)
+                return
+            if source == "pairs" and self.replicas and (opened := await self.replicas.open(digest)) is not None:
+                self.blobs.counters.hits["files"] += 1
+                head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
+                await send_opened(opened.blob, opened.descriptor, head, scope, send)
+                self.meter.sent(opened.root, opened.blob.size, time.monotonic() - started)
+                return
+            if source == "s3" and self.tier:
+                try:
+                    if (size := await self._fetch_from(self.tier, digest, scope, receive, send)) is not None:
+                        self.meter.sent_from_objects(size, time.monotonic() - started)
+                        return
+                    self.meter.not_in_objects()
+                except UpstreamError as error:
+                    log.warning("%s: the object store is no help: %s", digest, error)
+                    fault = error
+        self.blobs.counters.misses["files"] += 1
+        if fault is not None:
+            raise fault  # perhaps it is there
+        self.meter.absent()
+        await send_plain(send, 404, f"{digest} is not here")
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.replicas is None and self.tier is None
+
+    async def _fetch_from(
+        self, tier: Tier, digest: Digest, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> int | None:
+        """Answer with a file of the object store, give its size; None if it has none. UpstreamError: nothing sent."""
+        if (found := await tier.stat(digest)) is None:
+            return None
+        head = Head.of(digest, found.modified)
+        if scope["method"] == "HEAD":
+            await send_head(head, found.size, scope, send)
+            return found.size
+        async with unless_gone(receive), tier.join(digest, found) as transfer:
+            await self.blobs.send_arriving(transfer, head, scope, send)
+        return found.size
+
+    async def _tell_status(self, send: Send) -> None:
+        problems = await self.keeper.problems()
+        if problems:
+            await send_plain(send, 503, "\n".join(problems))
+        else:
+            self.meter.healthy()
+            await send_whole(send, 200, b"OK", [(b"content-type", b"text/plain; charset=utf-8")])
+
+    async def _store(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        digest = digest_in(scope["path"])
+        self.access.may_upload(scope)
+        paths, status = await self.keeper.held(digest), 200
+        if not paths:
+            body = body_of(scope, receive, self.settings)
+            body.check()
+            stored = await self.keeper.store(digest, body.size, body.chunks())
+            paths, status = stored.paths, 201 if stored.is_new else 200
+        self.meter.stored(is_new=status == 201)
+        told = json.dumps([str(path) for path in paths]).encode() + b"\n"
+        await send_whole(send, status, told, [(b"content-type", b"application/json")])
+
+    async def _remove(self, scope: dict[str, Any], send: Send) -> None:
+        digest = digest_in(scope["path"])
+        self.access.may_change(scope)
+        await self.keeper.remove(digest)
+        await send_whole(send, 204, b"", [])

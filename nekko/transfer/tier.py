@@ -1,0 +1,55 @@
+"""The second tier: an object store that many nodes may share, read through the cache.
+
+What is fetched from it is a transfer like any other: one for however many ask, proven before it is published, and
+afterwards a blob of the cache, which may be evicted.
+"""
+
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from nekko.errors import (
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamProxyError,
+    UpstreamTimeoutError,
+    UpstreamTlsError,
+    UpstreamUnavailableError,
+)
+from nekko.oci.digest import Digest
+from nekko.transfer.table import Transfer, Transfers, retold
+from nekko.upstream.base import Objects, ObjectStat
+
+DOWN_SECONDS = 10.0
+"""A store that could not be reached is not asked again before: other sources have to answer meanwhile."""
+_DOWN = (UpstreamConnectError, UpstreamProxyError, UpstreamTimeoutError, UpstreamTlsError, UpstreamUnavailableError)
+
+
+class Tier:
+    """Reads files of an object store."""
+
+    def __init__(self, objects: Objects, transfers: Transfers) -> None:
+        self._objects = objects
+        self._transfers = transfers
+        self._fault: UpstreamError | None = None
+        self._down_until = float("-inf")
+
+    async def stat(self, digest: Digest) -> ObjectStat | None:
+        """Give size and age of a file without fetching it; None if it is not there.
+
+        The store is asked once: who waits has other sources.
+
+        Raises:
+            UpstreamError: The store does not say, or could not be reached a moment ago.
+        """
+        if self._fault is not None and trio.current_time() < self._down_until:
+            raise retold(self._fault)
+        try:
+            return await self._objects.stat(digest)
+        except _DOWN as error:
+            self._fault, self._down_until = error, trio.current_time() + DOWN_SECONDS
+            raise
+
+    def join(self, digest: Digest, found: ObjectStat) -> AbstractAsyncContextManager[Transfer]:
+        """Join the transfer of a file that is there, started if it is not running."""
+        return self._transfers.join(self._objects.remote(digest, found.size))

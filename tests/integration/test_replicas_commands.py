@@ -1,0 +1,127 @@
+"""`nekko replicas`: every copy proven, restored, moved, beside a running daemon or without one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nekko.oci.digest import Digest
+from tests.api.test_replicas import place
+
+FILES = [b"%d" % number * 1000 for number in range(20)]
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[Path]:
+    """Two tuples; the first one holds files that Stor wrote."""
+    roots = [tmp_path / name for name in ("a1", "a2", "b1", "b2")]
+    for root in roots:
+        root.mkdir()
+    for root in roots[:2]:
+        for content in FILES:
+            path = place(root, Digest.of(content).encoded)
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+    return roots
+
+
+def run(command: str, roots: Sequence[Path], *options: str, **environ: str) -> tuple[int, str]:
+    pairs = [[str(root) for root in roots[:2]], [str(root) for root in roots[2:]]]
+    file = roots[0].parent / "nekko.yaml"
+    file.write_text(json.dumps({"storagePairs": pairs, "requireMounts": "false", "cacheDir": str(file.parent / "c")}))
+    done = subprocess.run(
+        [sys.executable, "-m", "nekko", "replicas", command, "--config-file", str(file), *options],
+        capture_output=True, text=True, check=False, env=os.environ | environ,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def damage(roots: Sequence[Path]) -> list[Path]:
+    """Lose one copy, cut one and spoil one."""
+    lost, cut, spoiled = (place(roots[n % 2], Digest.of(FILES[n]).encoded) for n in range(3))
+    lost.unlink()
+    os.truncate(cut, 10)
+    spoiled.write_bytes(b"x" * len(FILES[2]))
+    return [lost, cut, spoiled]
+
+
+def copies(roots: Sequence[Path]) -> set[bytes]:
+    return {path.read_bytes() for root in roots for path in root.rglob("*.dat") if ".nekko" not in path.parts}
+
+
+def test_verify_tells_of_each_fault_and_changes_nothing(roots: list[Path]) -> None:
+    assert run("verify", roots) == (0, "20 files, 0 faults, 0 copies changed\n")
+    faults = damage(roots)
+    code, told = run("verify", roots)
+    assert code == 1
+    assert told.endswith("20 files, 3 faults, 0 copies changed\n")
+    assert all(str(path) in told for path in faults)
+    assert not list(roots[0].glob(".nekko")) + list(roots[1].glob(".nekko"))
+    code, told = run("verify", roots, "--json")
+    assert (code, json.loads(told)["faults"], len(json.loads(told)["lines"])) == (1, 3, 3)
+
+
+def test_repair_restores_what_lacks(roots: list[Path]) -> None:
+    damage(roots)
+    code, told = run("repair", roots)
+    assert (code, "20 files, 0 faults, 3 copies restored\n" in told) == (0, True)
+    assert told.count("its bytes are wrong, set aside") == 2
+    assert run("verify", roots)[0] == 0
+    assert copies(roots[:1]) == copies(roots[1:2]) == set(FILES)
+
+
+def test_repair_tells_of_what_is_lost(roots: list[Path]) -> None:
+    digest = Digest.of(FILES[0])
+    for root in roots[:2]:
+        place(root, digest.encoded).write_bytes(b"wrong")
+    code, told = run("repair", roots)
+    assert code == 1
+    assert f"{digest}: no right copy is left on {roots[0]} + {roots[1]}" in told
+    assert run("verify", roots) == (0, "19 files, 0 faults, 0 copies changed\n")
+
+
+def test_storage_that_is_gone_is_a_fault_and_its_twin_is_looked_at(roots: list[Path], tmp_path: Path) -> None:
+    roots[1].rename(tmp_path / "elsewhere")
+    code, told = run("repair", roots)
+    assert code == 1
+    assert told == f"{roots[1]} is missing\n20 files, 1 faults, 0 copies restored\n"
+    assert not roots[1].exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_rebalance_moves_files_to_the_emptier_tuple(tmp_path: Path) -> None:
+    roots = [tmp_path / name for name in ("a1", "a2", "b1", "b2")]
+    for root in roots:
+        root.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", root], check=True)
+    try:
+        files = [os.urandom(400_000) for _ in range(10)]
+        for root in roots[:2]:
+            for content in files:
+                path = place(root, Digest.of(content).encoded)
+                path.parent.mkdir(parents=True)
+                path.write_bytes(content)
+        code, told = run("rebalance", roots)
+        assert code == 0, told
+        assert told.splitlines()[-1] == "5 files, 0 faults, 5 files moved"
+        assert copies(roots) == set(files)
+        assert copies(roots[:1]) == copies(roots[1:2])
+        assert len(copies(roots[2:3])) == len(copies(roots[3:])) == 5
+        assert run("verify", roots)[0] == 0
+        assert run("rebalance", roots) == (0, "0 files, 0 faults, 0 files moved\n")
+    finally:
+        for root in roots:
+            subprocess.run(["umount", "-l", root], check=True)
+
+
+def test_without_storages_there_is_nothing_to_look_after(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nekko", "replicas", "verify"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2, "Error: no storagePairs are configured: name the daemon's --config-file\n",
+    )  # fmt: skip
