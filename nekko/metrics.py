@@ -56,6 +56,9 @@ class Snapshot:
     scrub_bytes: int
     scrub_faults: int
     scrub_finished: float | None
+    replicas: Mapping[str, int]
+    """Files on storagePairs since start, by what became of them; empty where there are none."""
+    replicas_waiting: int
     wanted: Mapping[str, tuple[bool, float | None]] = field(default_factory=dict)
     """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
 
@@ -84,6 +87,7 @@ class _Collected:
             "nekko_quarantined": ("Files that failed their proof and are kept for a look", s.quarantined),
             "nekko_disk_available_bytes": ("Free space of the cache's file system", s.disk_available_bytes),
             "nekko_disk_reserved_bytes": ("Space promised to transfers under way", s.disk_reserved_bytes),
+            "nekko_replicas_waiting": ("Files on storagePairs that wait to be restored", s.replicas_waiting),
         }
         if s.max_cache_bytes is not None:
             gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
@@ -104,6 +108,10 @@ class _Collected:
         outcomes.add_metric(["finished"], s.transfers_finished)
         outcomes.add_metric(["failed"], s.transfers_failed)
         yield outcomes
+        replicas = CounterMetricFamily("nekko_replicas", "Files stored, and copies restored or not", labels=["outcome"])
+        for outcome, count in s.replicas.items():
+            replicas.add_metric([outcome], count)
+        yield replicas
         received = CounterMetricFamily("nekko_upstream_bytes", "Bytes received from upstreams", labels=["host"])
         for host, count in s.upstream_bytes.items():
             received.add_metric([host], count)

@@ -150,7 +150,7 @@ def build(
     quart.register_blueprint(sync.build(store, keeping, settings, access))
     quart.register_blueprint(views.build(store, settings, access))
     quart.register_blueprint(verify.build(store, verifications, settings, access))
-    quart.register_blueprint(status.build(store, transfers, pulls, repairs, scrub, keeping, counters))
+    quart.register_blueprint(status.build(store, transfers, pulls, replicas, repairs, scrub, keeping, counters))
 
     @quart.before_request
     async def check_door() -> None:

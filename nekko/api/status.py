@@ -13,6 +13,7 @@ from nekko.api.peer import peer_of
 from nekko.api.responses import json_body, json_response, time_text
 from nekko.config.doors import DOORS
 from nekko.metrics import Counters, Snapshot, exposition
+from nekko.replicas.replicas import Replicas
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
@@ -31,6 +32,7 @@ def build(
     store: Store,
     transfers: Transfers,
     pulls: Pulls,
+    replicas: Replicas | None,
     repairs: Repairs,
     scrub: Scrub,
     keeping: Sync,
@@ -71,6 +73,7 @@ def build(
     @door.get("/metrics")
     async def metrics() -> Response:
         capacity, held = store.capacity.statistics(), store.statistics()
+        files = None if replicas is None else replicas.statistics()
         snapshot = Snapshot(
             transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
             transfers_failed=transfers.failed, upstream_bytes=transfers.received_by_host,
@@ -83,6 +86,7 @@ def build(
             repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
             scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
             wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in keeping.statistics()},
+            replicas={} if files is None else files.by_outcome, replicas_waiting=0 if files is None else files.waiting,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
 

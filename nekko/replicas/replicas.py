@@ -46,6 +46,11 @@ class ReplicaStatistics:
     failed_restorations: int
     waiting: int
 
+    @property
+    def by_outcome(self) -> dict[str, int]:
+        """What was counted, for metrics."""
+        return {"stored": self.stored, "restored": self.restored, "failed": self.failed_restorations}
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:

@@ -151,6 +151,9 @@ async def test_wrong_copy_is_set_aside_and_restored_and_its_twin_is_served(trees
     assert [path.read_bytes() == FILE for path in paths] == [True, True]
     aside = list((paths[member].parents[3] / ".nekko" / "quarantine").glob("*"))
     assert len(aside) == (how != "gone")
+    metrics = (await trees.client.get("/metrics")).text
+    assert 'nekko_replicas_total{outcome="restored"} 1.0' in metrics
+    assert 'nekko_replicas_total{outcome="stored"} 1.0' in metrics
 
 
 async def test_file_without_a_right_copy_is_absent_and_can_be_stored_again(trees: Trees) -> None:
