@@ -193,6 +193,8 @@ def _rebuild_contents(layout: Layout, catalog: Catalog, report: Report) -> None:
         content = catalog.begin(naming, platform=platform, is_resumable=False)
         answer = _answer(layout, root)
         if is_whole:
+            if name == str(answer):  # an upload, which is kept until it is deleted
+                catalog.pin(name, naming.url)
             catalog.complete(content, root, required, answer)
         else:
             catalog.set_root(content, root, answer)

@@ -3,6 +3,7 @@
 import base64
 import random
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,22 @@ def test_what_a_killed_daemon_left_of_an_upload_is_removed(tmp_path: Path) -> No
         assert not any(ingests.iterdir())
         assert running.ask("GET", f"/{SHA}")[0] == 404
         assert running.ask("GET", "/content/")[1]["contents"] == []
+
+
+def test_upload_is_kept_after_its_catalog_was_lost(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        url = f"http://n/{SHA}"
+        subprocess.run(
+            ["curl", "-sf", "--unix-socket", running.socket, "-T", "-", url],
+            input=FILE,
+            check=True,
+            capture_output=True,
+        )
+        assert running.stop() == 0
+        (running.cache / ".nekko" / "catalog.sqlite").unlink()
+        command = [sys.executable, "-m", "nekko", "fsck", "--rebuild", "--cache-dir", str(running.cache)]
+        subprocess.run(command, check=True, capture_output=True)
+        running.start()
+        assert running.ask("GET", f"/{SHA}") == (200, FILE)
+        (content,) = running.ask("GET", "/content/")[1]["contents"]
+        assert (content["name"], content["pinned"], content["state"]) == (f"sha256:{SHA}", True, "complete")
