@@ -178,7 +178,7 @@ def test_lists_of_images_are_loaded_and_served_without_a_line(tmp_path: Path, mi
     assert done.returncode == 3, done.stderr
     assert f"oci://{host}/org/gone:v1: Not Found" in done.stderr
     assert f"{lists}/a.txt:5: repository 'Org/Bad' has upper-case letters" in done.stderr
-    assert done.stderr.endswith("5 lines, 3 images, 2 failed\n")
+    assert done.stderr.endswith("2 loaded, 0 skipped, 2 failed\n")
     mirror.stop_registry()
     for name in ("org/one:v1", "org/two:v2"):
         run("skopeo", "copy", "--src-tls-verify=false", f"docker://{mirror.host}/{name}", f"dir:{tmp_path / 'out'}")
