@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers fault fault-fast fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall \
+.PHONY: help run test test-peers test-browser fault fault-fast fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall \
 	clean
 
 help: ## Show this list
@@ -26,6 +26,10 @@ fuzz: ## Search every parser for input that breaks it (FUZZ_SECONDS each, 60)
 	@packaging/setup fuzz
 	build/fuzz-env/bin/python -m tests.fuzz $(FUZZ_SECONDS)
 
+test-browser: ## Look at the page at /ui with headless Chromium
+	@packaging/setup browser
+	$(PYTHON) -m pytest -m browser -o addopts=
+
 fault: ## Let everything fail that can, write docs/faults.md (root; some minutes)
 	@packaging/setup test
 	$(PYTHON) -m pytest -m fault -o addopts= tests/fault --kills 500 --write-matrix docs/faults.md
@@ -40,7 +44,7 @@ lint: ## Format check, lint, types
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test test-peers fault-fast smoke ## What a commit must pass
+check: lint test test-peers test-browser fault-fast smoke ## What a commit must pass
 
 zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test

@@ -110,6 +110,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 )  # fmt: skip
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
+                nursery.start_soon(application.traffic.run)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access, keeping))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await imports.prepare()

@@ -17,6 +17,8 @@ class Counters:
 
     hits: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
+    sent_bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes of bodies, of the doors that hand out content."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     latency: Histogram = field(init=False)
 
@@ -132,6 +134,7 @@ class _Collected:
         yield CounterMetricFamily("nekko_scrub_bytes", "Bytes that the scrub has proven", s.scrub_bytes)
         yield CounterMetricFamily("nekko_scrub_faults", "Blobs that the scrub has found wrong", s.scrub_faults)
         for name, counter, text in (
+            ("nekko_sent_bytes", self.counters.sent_bytes, "Bytes of content sent to clients"),
             ("nekko_hits", self.counters.hits, "Requests answered from the cache"),
             ("nekko_misses", self.counters.misses, "Requests for what was not in the cache, or not whole"),
         ):

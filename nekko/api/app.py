@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, commands, content, status, sync, verify, views
+from nekko.api import admin, commands, content, dashboard, status, sync, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -23,10 +23,11 @@ from nekko.api.hub.route import ROOT as HUB_ROOT
 from nekko.api.images.door import ROOT as IMAGES_ROOT
 from nekko.api.imports import IMPORT_PATH, ImportDoor
 from nekko.api.ollama.door import AGENT, OllamaDoor
-from nekko.api.peer import Peer, peer_of
+from nekko.api.peer import SENDFILE_KEY, Peer, peer_of
 from nekko.api.registry.door import RegistryDoor
 from nekko.api.request_log import RequestLog
 from nekko.api.responses import error_response, problem, problem_response
+from nekko.api.traffic import Traffic
 from nekko.config.doors import DOORS
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError
@@ -52,7 +53,7 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
     "content": "content", "import": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "cmd": "admin",
-    "health": "health", "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
+    "ui": "admin", "health": "health", "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
 }  # fmt: skip
 
 
@@ -73,6 +74,7 @@ class Application:
         quart: QuartTrio,
         at_once: AtOnce,
         requests: RequestLog,
+        traffic: Traffic,
     ) -> None:
         """Answer the doors of `raw`, and paths of doors in `streams`, by applications of their own; the rest by Quart.
 
@@ -84,6 +86,8 @@ class Application:
         self._at_once = at_once
         self.requests = requests
         """Its `tell_repeats` has to run beside the application."""
+        self.traffic = traffic
+        """Its `run` has to run beside the application."""
 
     def at_once(self, method: str, target: str, accept: str, peer: Peer) -> Answer | None:
         """Answer a request that says nothing else, without the detour by `__call__`; None if that is what it needs."""
@@ -96,6 +100,8 @@ class Application:
             return None
         if answer is not None:
             self.requests.note_at_once(door, peer, method, target, time.monotonic() - started)
+            if method == "GET":
+                self.requests.note_sent(door, len(answer.body))
         return answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -106,9 +112,16 @@ class Application:
             nonlocal answered
             answered = message.get("status", answered)
             await send(message)
+            self.requests.note_sent(door, len(message.get("body", b"")))
+
+        async def send_file(descriptor: int, offset: int, count: int) -> None:
+            await given(descriptor, offset, count)
+            self.requests.note_sent(door, count)
 
         peer = peer_of(scope)
         door = _door_of(scope["method"], scope["path"], peer.doors, _agent_of(scope))
+        if (given := scope.get("state", {}).get(SENDFILE_KEY)) is not None:
+            scope = scope | {"state": scope["state"] | {SENDFILE_KEY: send_file}}
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
             raw = self._streams.get((door, scope["path"])) or self._raw.get(door) if door in peer.doors else None
@@ -150,7 +163,11 @@ def build(
     quart.register_blueprint(sync.build(store, keeping, settings, access))
     quart.register_blueprint(views.build(store, settings, access))
     quart.register_blueprint(verify.build(store, verifications, settings, access))
-    quart.register_blueprint(status.build(store, transfers, pulls, replicas, repairs, scrub, keeping, counters))
+    traffic = Traffic(transfers, counters)
+    quart.register_blueprint(
+        status.build(store, transfers, pulls, replicas, repairs, scrub, keeping, traffic, counters)
+    )
+    quart.register_blueprint(dashboard.build())
 
     @quart.before_request
     async def check_door() -> None:
@@ -191,7 +208,12 @@ def build(
         raw["images"] = images
     streams = {("content", IMPORT_PATH): ImportDoor(imports, access)}
     return Application(
-        raw, streams, quart, AtOnce(store, pulls, registry.at_once, counters, settings), RequestLog(counters)
+        raw,
+        streams,
+        quart,
+        AtOnce(store, pulls, registry.at_once, counters, settings),
+        RequestLog(counters),
+        traffic,
     )
 
 

@@ -15,6 +15,8 @@ from nekko.metrics import Counters
 log = logging.getLogger(__name__)
 
 REPEATS_SECONDS = 1.0
+CONTENT_DOORS = frozenset({"registry", "hub", "ollama", "files"})
+"""What they send would otherwise be fetched, so it can be compared with what was."""
 
 _Kind = tuple[str, str, str]
 """Peer, method and target."""
@@ -47,6 +49,11 @@ class RequestLog:
         self._repeats[kind] = 0
         self._noted.set()
         _tell(*kind, 200, seconds)
+
+    def note_sent(self, door: str, count: int) -> None:
+        """Count bytes of a body, if the door is one that hands out content."""
+        if door in CONTENT_DOORS:
+            self._counters.sent_bytes[door] += count
 
     async def tell_repeats(self) -> None:
         """Log what was counted, each second in which something was.

@@ -11,7 +11,10 @@ from nekko import __version__
 from nekko.api import openapi
 from nekko.api.peer import peer_of
 from nekko.api.responses import json_body, json_response, time_text
+from nekko.api.traffic import Traffic
+from nekko.config import grammar
 from nekko.config.doors import DOORS
+from nekko.errors import ConfigInvalidError, RequestInvalidError
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.replicas.replicas import Replicas
 from nekko.store.store import Store
@@ -36,6 +39,7 @@ def build(
     repairs: Repairs,
     scrub: Scrub,
     keeping: Sync,
+    traffic: Traffic,
     counters: Counters,
 ) -> Blueprint:
     """Make the routes."""
@@ -92,6 +96,7 @@ def build(
 
     @door.get("/admin/status")
     async def status() -> Response:
+        with_history = _switch("history")
         capacity = store.capacity.statistics()
         running = [asdict(each) | {"digest": str(each.digest or "")} for each in transfers.statistics()]
         return json_response({
@@ -113,11 +118,20 @@ def build(
                 "repaired": repairs.repaired, "repairs_failed": repairs.failed,
             },
             "scrub": _scrub(scrub),
+            "traffic": traffic.described(with_history=with_history),
             "transfers": running,
             "pulls": [_pull(each) for each in pulls.statistics()],
         })  # fmt: skip
 
     return door
+
+
+def _switch(name: str) -> bool:
+    """Read a parameter of the query that is true or false."""
+    try:
+        return grammar.switch(request.args.get(name, "false"))
+    except ConfigInvalidError as error:
+        raise RequestInvalidError(f"{name}: {error}") from error
 
 
 def _pull(statistics: PullStatistics) -> dict[str, Any]:

@@ -12,7 +12,7 @@ DOORS: Mapping[str, str] = {
     "registry": "/v2/                 pull images through: containerd, podman, skopeo, docker",
     "hub": "/hf/                 the Hugging Face Hub, cached: HF_ENDPOINT=http://this.host:port/hf",
     "files": "/<sha256>, /status   a file by its hash, fetched or stored",
-    "admin": "/metrics, /admin/    Prometheus; transfers, pulls, disk; pins, pruning, verifying, views, sync",
+    "admin": "/ui, /admin/         a page for people; pins, pruning, verifying, views, sync; /metrics",
     "images": "/imageapi/v1/        attach, mount and run system images (root)",
 }
 """Every door, with its line of the front page."""
