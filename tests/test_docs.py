@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KEYS = {each.key for cls in (Settings, Host, PruneConfig) for each in declarations_of(cls)}
 CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+")
-NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun", "readPartitions"}
-"""Fields of requests, which have the same form."""
+NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun", "readPartitions", "serverTlsConfig", "helloWorld",
+                "credHelpers"}  # fmt: skip
+"""Fields of requests and of others' files, which have the same form."""
 
 COMMAND = re.compile(r"(?:^\$ |&& )(?:\w+=\S+ )*(?:sudo (?:-u nekko )?)?nekko ([a-z][^|&#()\n]*)", re.MULTILINE)
 """A call of nekko in a shell: alone, with variables before it, by sudo, or behind another command."""

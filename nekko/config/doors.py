@@ -42,7 +42,7 @@ def parse_door(text: str) -> str:
 
 
 def parse_listen(text: str) -> Listen:
-    """Read `address=door,door`.
+    """Read `address=door,door`; `address=health` has no door, and tells only how the daemon is.
 
     Raises:
         ConfigInvalidError: Any other form; the message says what is wrong.
@@ -50,4 +50,6 @@ def parse_listen(text: str) -> Listen:
     address, mark, doors = text.rpartition("=")
     if not mark:
         raise ConfigInvalidError(f"{text[:200]!r} names no doors: write address=door,door")
+    if doors.strip() == "health":
+        return Listen(parse_address(address), frozenset())
     return Listen(parse_address(address), frozenset(parse_door(door.strip()) for door in doors.split(",")))

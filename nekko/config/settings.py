@@ -62,7 +62,11 @@ class Host:
     insecure_skip_verify: bool = setting(False, "accept any certificate")
     username: str | None = setting(None, "user name for Basic and token authentication")
     password: str | None = setting(None, "its password", is_secret=True)
+    password_env: str | None = setting(None, "variable that holds its password, which wins over password")
     token: str | None = setting(None, "Bearer token, sent as it is", is_secret=True)
+    basic_token: str | None = setting(
+        None, "what follows `Basic` in Authorization, sent as it is and without being asked for", is_secret=True
+    )
     max_transfers: int | None = setting(None, "simultaneous transfers from this host, instead of maxTransfersPerHost")
     max_bandwidth_bytes: int | None = setting(
         None, "bytes received a second from this host; maxBandwidth holds besides", key="maxBandwidth",
@@ -129,7 +133,8 @@ class Settings:
         read=parse_door,
     )  # fmt: skip
     listen: tuple[str, ...] = setting(
-        (), "an address with some of the doors only, such as :9090=admin or 0.0.0.0:80=content,files; repeatable",
+        (), "an address with some of the doors only, such as :9090=admin or 0.0.0.0:80=content,files; "
+        ":8081=health has none and is plain HTTP; repeatable",
         read=grammar.listen, separator=r",(?=[^,=]*=)",
     )  # fmt: skip
     socket_mode: str = setting("0660", "mode of a Unix socket, octal", read=grammar.octal_mode)

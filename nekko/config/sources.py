@@ -17,6 +17,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from nekko.config import grammar
 from nekko.config.checks import check_certificates, check_host, check_object_store, check_storages
 from nekko.config.file import read_file
+from nekko.config.ociregistry import from_ociregistry, is_ociregistrys
 from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
 from nekko.config.stor import from_stor, is_stors
 from nekko.errors import ConfigInvalidError
@@ -95,11 +96,13 @@ def _from_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple
     except ConfigInvalidError as error:
         raise ConfigInvalidError(f"configFile ({source}): {error}") from error
     notices: list[str] = []
-    if is_stors(values):
-        try:
+    try:
+        if is_stors(values):
             values, notices = from_stor(values)
-        except ConfigInvalidError as error:
-            raise ConfigInvalidError(f"file {path}: {error}") from error
+        elif is_ociregistrys(values):
+            values, notices = from_ociregistry(values, _KEYS)
+    except ConfigInvalidError as error:
+        raise ConfigInvalidError(f"file {path}: {error}") from error
     _refuse_unknown(values, _KEYS, f"file {path}: ")
     given = {key: value for key, value in values.items() if value is not None}
     return (given, dict.fromkeys(given, f"file {path}")), tuple(f"file {path}: {notice}" for notice in notices)

@@ -12,8 +12,9 @@ from nekko.errors import ReferenceInvalidError
 from nekko.oci.digest import Digest
 
 _MAX_NAME_LENGTH = 255  # of registry/repository; what Docker, containerd and most registries accept
-_DOCKER_HUB = "docker.io"
-_DOCKER_HUB_ALIASES = frozenset({"index.docker.io", "registry-1.docker.io"})
+DOCKER_HUB, DOCKER_HUB_API = "docker.io", "registry-1.docker.io"
+"""What is written for it, and the host that answers."""
+DOCKER_HUB_ALIASES = frozenset({"index.docker.io", DOCKER_HUB_API})
 
 # The character classes beside each repetition are disjoint, so that matching stays linear in the length of any input.
 _REPOSITORY_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -54,7 +55,7 @@ def parse_reference(text: str) -> Reference:
     named, at, digest_text = text.partition("@")
     digest = Digest.parse(digest_text) if at else None
     first, slash, rest = named.partition("/")
-    registry, path = (first, rest) if slash and is_registry(first) else (_DOCKER_HUB, named)
+    registry, path = (first, rest) if slash and is_registry(first) else (DOCKER_HUB, named)
     repository, colon, tag = path.partition(":")
     return make_reference(registry, repository, tag=tag if colon else None if digest else "latest", digest=digest)
 
@@ -71,7 +72,7 @@ def make_reference(registry: str, repository: str, *, tag: str | None, digest: D
         raise ReferenceInvalidError(
             f"tag {tag[:140]!r}: a tag has 1 to 128 letters, digits, '_', '.' or '-', the first not '.' or '-'"
         )
-    if registry == _DOCKER_HUB and "/" not in repository:
+    if registry == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
     if len(registry) + 1 + len(repository) > _MAX_NAME_LENGTH:
         raise ReferenceInvalidError(
@@ -101,7 +102,7 @@ def _parse_registry(text: str) -> str:
         except ValueError as error:
             raise ReferenceInvalidError(f"registry {text[:100]!r}: {error}") from error
     if port is None:
-        return _DOCKER_HUB if host in _DOCKER_HUB_ALIASES else str(host)
+        return DOCKER_HUB if host in DOCKER_HUB_ALIASES else str(host)
     if not 1 <= int(port) <= 65535:
         raise ReferenceInvalidError(f"registry {text[:100]!r}: a port is a number from 1 to 65535")
     return f"{host}:{int(port)}"

@@ -106,7 +106,8 @@ def open_listeners(
         for listen in (*configured, *map(parse_listen, settings.listen)):
             if absent := listen.doors - served:
                 raise ConfigInvalidError(f"listen: {listen.address}: `doors` leaves out {', '.join(sorted(absent))}")
-            listeners.append(_open(listen.address, settings, tls))
+            # Who asks for nothing but health has no certificate, and learns no secret: a kubelet's probe, for instance.
+            listeners.append(_open(listen.address, settings, tls if listen.doors else None))
             listeners[-1].doors = listen.doors
             undo.callback(listeners[-1].close)
         undo.pop_all()

@@ -19,6 +19,7 @@ import trio
 from nekko.config.proxy import Proxy
 from nekko.config.settings import Host, Settings
 from nekko.errors import ConfigInvalidError, UpstreamContentError, UpstreamForbiddenError
+from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_API
 from nekko.upstream.backend import Backend
 from nekko.upstream.bandwidth import Bandwidth
 from nekko.upstream.faults import translated, where_of
@@ -66,9 +67,13 @@ class HttpClient:
             await self._stack.aclose()
 
     def rules(self, host: str) -> Host:
-        """Give the settings of `host[:port]`, those of the bare host where the port has none."""
+        """Give the settings of `host[:port]`, those of the bare host where the port has none.
+
+        The host that answers for Docker Hub has those of the name that is written for it.
+        """
         hosts = self._settings.hosts
-        return hosts.get(host) or hosts.get(host.rpartition(":")[0]) or _DEFAULT
+        named = DOCKER_HUB if host == DOCKER_HUB_API else ""
+        return hosts.get(host) or hosts.get(host.rpartition(":")[0]) or hosts.get(named) or _DEFAULT
 
     def scheme(self, host: str) -> Literal["https", "http"]:
         """Give the scheme that `host[:port]` is spoken to by where its locator does not say: HTTPS, or as configured.

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import trio
 
 from nekko.config.settings import Host
+from nekko.oci.reference import DOCKER_HUB
 from nekko.sources.credentials import Credentials
 
 log = logging.getLogger(__name__)
 
 HELPER_SECONDS = 20.0
 """A helper that asks a cloud's metadata service may take seconds; one that waits for a user must not hang a pull."""
-DOCKER_HUB = "docker.io"
 _DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 _IDENTITY_USER = "<token>"
 
@@ -30,9 +30,9 @@ _IDENTITY_USER = "<token>"
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
     """What to show to one registry: `login` is a user and password, `identity` a refresh token, `bearer` an access
-    token; `unknown` a caller's Bearer value, which may be either of the last two."""
+    token, `basic` a value that goes as it is; `unknown` a caller's Bearer value: an identity or an access token."""
 
-    kind: Literal["login", "identity", "bearer", "unknown"]
+    kind: Literal["login", "identity", "bearer", "basic", "unknown"]
     secret: str = field(repr=False)
     user: str = ""
 
@@ -49,9 +49,15 @@ def configured_header(rules: Host) -> str | None:
     """Give the Authorization value that the settings of a host say, for far ends without a login of their own."""
     if rules.token is not None:
         return Credentials("Bearer", rules.token).header
+    if rules.basic_token is not None:
+        return f"Basic {rules.basic_token}"
     if rules.username is not None:
-        return Credentials.basic(rules.username, rules.password or "").header
+        return Credentials.basic(rules.username, _password(rules)).header
     return None
+
+
+def _password(rules: Host) -> str:
+    return (rules.password_env and os.environ.get(rules.password_env)) or rules.password or ""
 
 
 async def configured_login(registry: str, rules: Host, docker_config: Path | None) -> RegistryLogin | None:
@@ -62,8 +68,10 @@ async def configured_login(registry: str, rules: Host, docker_config: Path | Non
     """
     if rules.token is not None:
         return RegistryLogin("bearer", rules.token)
+    if rules.basic_token is not None:
+        return RegistryLogin("basic", rules.basic_token)
     if rules.username is not None:
-        return RegistryLogin("login", rules.password or "", rules.username)
+        return RegistryLogin("login", _password(rules), rules.username)
     path = docker_config or _default_path()
     if path is None:
         return None

@@ -12,17 +12,16 @@ from nekko.errors import DigestInvalidError, ManifestInvalidError, UpstreamConte
 from nekko.oci import manifest, mediatype
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.oci.reference import Reference
+from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_API, Reference
 from nekko.sources.credentials import Credentials
 from nekko.sources.oci import OciLocator
 from nekko.upstream.base import Known, Remote, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
-from nekko.upstream.credentials import DOCKER_HUB, RegistryLogin, configured_login
+from nekko.upstream.credentials import RegistryLogin, configured_login
 from nekko.upstream.faults import read_small, refusal
 from nekko.upstream.remote import HttpRemote
 from nekko.upstream.tokens import TokenSource
 
-DOCKER_HUB_API = "registry-1.docker.io"
 _TYPES = (mediatype.OCI_INDEX, mediatype.DOCKER_INDEX, mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST)
 ACCEPT = ", ".join((*_TYPES, "*/*;q=0.1"))
 

@@ -52,7 +52,7 @@ class TokenSource:
             return None
         if login.kind == "login":
             return Credentials.basic(login.user, login.secret).header if self._is_basic else None
-        return f"Bearer {login.secret}"
+        return f"{'Basic' if login.kind == 'basic' else 'Bearer'} {login.secret}"
 
     async def answer(self, response: httpx.Response, scope: str, where: str) -> str:
         """Answer a 401 with a new header.
@@ -67,7 +67,7 @@ class TokenSource:
             for challenge in reversed(parse_challenges(value))
         }
         if (bearer := challenges.get("bearer")) is not None and "realm" in bearer.parameters:
-            if self._login is not None and self._login.kind == "bearer":
+            if self._login is not None and self._login.kind in ("bearer", "basic"):
                 raise UpstreamDeniedError(f"{where}: answered 401: the configured token is not accepted", status=401)
             token = await self._exchange(bearer, scope, where)
             self._tokens[scope] = token

@@ -16,6 +16,7 @@ import pytest
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.listeners import BACKLOG, Listener, close_all, open_listeners
+from nekko.server.tls import server_tls
 from tests.unit.server.serving import has_ipv6
 
 Open = Callable[..., list[Listener]]
@@ -294,3 +295,20 @@ async def test_two_addresses_are_both_listened_on(opened: Open, socket_path: Pat
 async def test_sockets_are_not_passed_to_children(opened: Open, socket_path: Path, address: str) -> None:
     (listener,) = opened(f"unix:{socket_path}" if address == "unix" else address)
     assert not any(os.get_inheritable(each.socket.fileno()) for each in listener.sockets)
+
+
+async def test_listener_of_health_alone_is_plain(tmp_path: Path) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    settings = Settings(
+        address=("127.0.0.1:0",), listen=("127.0.0.1:0=health", "127.0.0.1:0=admin"), tls_cert=certificate, tls_key=key
+    )
+    listeners = open_listeners(settings, {}, has_default_address=False, tls=server_tls(settings))
+    try:
+        assert [(listener.tls is None, listener.doors) for listener in listeners[1:]] == [
+            (True, frozenset()), (False, frozenset({"admin"}))
+        ]  # fmt: skip
+        assert listeners[0].tls is not None
+    finally:
+        close_all(listeners)

@@ -228,3 +228,36 @@ async def test_client_drops_secrets_from_representations() -> None:
     assert "s3cret" not in repr(Credentials("Bearer", "s3cret"))
     async with HttpClient(QUICK) as client:
         assert "s3cret" not in repr(TokenSource(client, "https://h", RegistryLogin("login", "s3cret")))
+
+
+async def test_basic_token_goes_as_it_is_and_unasked(tmp_path: Path, far: FarEnd) -> None:
+    url = serve_image(far, lambda header: header == f"Basic {BASIC}", "Basic")
+    settings = replace(QUICK, hosts={far.host: Host(scheme="http", basic_token=BASIC)})
+    async with open_node(tmp_path / "c", settings) as node:
+        await node.pull(url)
+    assert all(each.headers["authorization"] == f"Basic {BASIC}" for each in far.requests)
+
+
+async def test_basic_token_that_is_refused_is_told(tmp_path: Path, far: FarEnd) -> None:
+    url = serve_image(far, lambda header: False, bearer(far))
+    settings = replace(QUICK, hosts={far.host: Host(scheme="http", basic_token="stale")})
+    async with open_node(tmp_path / "c", settings) as node:
+        with pytest.raises(UpstreamDeniedError, match="the configured token is not accepted"):
+            await node.pull(url)
+    assert not far.asked(token_path(far))
+
+
+async def test_password_of_the_environment_wins(tmp_path: Path, far: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_PASSWORD", "s3cret")
+    url = serve_image(far, lambda header: header == f"Basic {BASIC}", "Basic")
+    rules = Host(scheme="http", username="ann", password="old", password_env="THE_PASSWORD")
+    async with open_node(tmp_path / "c", replace(QUICK, hosts={far.host: rules})) as node:
+        await node.pull(url)
+
+
+async def test_docker_hub_is_spoken_to_by_the_settings_of_its_name() -> None:
+    rules = Host(insecure_skip_verify=True)
+    client = HttpClient(replace(QUICK, hosts={"docker.io": rules}))
+    assert client.rules("registry-1.docker.io") is rules
+    assert client.rules("docker.io") is rules
+    assert client.rules("auth.docker.io") == Host()

@@ -1,0 +1,156 @@
+"""ociregistry's configuration, turned into nekko's: the YAML file that starts it starts nekko as it is.
+
+Keys that both have mean the same; nekko's own may stand beside them. As there, an unknown key stops nothing; here it is
+told of.
+Source: its documents, "Configuring the Server", and its program where that says more.
+"""
+
+import ssl
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from nekko.config import grammar
+from nekko.errors import ConfigInvalidError
+from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_ALIASES
+
+IMAGE_PATH, HOST, PORT = "/var/lib/ociregistry", "0.0.0.0", "8080"  # noqa: S104 - where it listens, reading is free
+DEFAULTS: Mapping[str, Any] = {"imagePath": IMAGE_PATH, "pullTimeout": "60000"}
+_ONLY_THERE = frozenset({
+    "imagePath", "imageFile", "registries", "serverTlsConfig", "pullTimeout", "helloWorld", "listConfig"
+})  # fmt: skip
+_NO_MEANING = {
+    "logFile": "nekko logs to standard error",
+    "imageFile": "say it to `nekko load`",
+    "resolveRef": "say it to `nekko load`",
+    "listConfig": "say it to `nekko list`",
+    "os": "images are preloaded for this host",
+    "arch": "images are preloaded for this host",
+    "configFile": "this is the file",
+}
+_LEVELS = {"debug": "1", "info": "0", "warn": "0", "error": "0"}
+
+
+def is_ociregistrys(values: Mapping[str, Any]) -> bool:
+    """Tell whether a file is ociregistry's, by keys that are none of nekko's."""
+    return not _ONLY_THERE.isdisjoint(values)
+
+
+def from_ociregistry(values: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """Give the same settings by nekko's keys, and notices of what has no meaning here.
+
+    Args:
+        known: nekko's own keys.
+
+    Raises:
+        ConfigInvalidError: A value that cannot be used, or something that nekko does not have.
+    """
+    given = {**DEFAULTS, **{key: value for key, value in values.items() if value is not None}}
+    found: dict[str, Any] = {"address": f"{given.pop('host', HOST)}:{given.pop('port', PORT)}"}
+    listen = [f":{given.pop(key)}={door}" for key, door in (("health", "health"), ("metrics", "admin")) if key in given]
+    if listen:
+        found["listen"] = listen
+    notices: list[str] = []
+    for key, value in given.items():
+        if key in _READERS:
+            try:
+                found |= _READERS[key](value, notices)
+            except ConfigInvalidError as error:
+                raise ConfigInvalidError(f"{key}: {error}") from error
+        elif key in known:
+            found[key] = value
+        elif key in _NO_MEANING:
+            notices.append(f"{key}: {_NO_MEANING[key]}")
+        else:
+            notices.append(f"{key} is no setting of ociregistry, nor of nekko")
+    return found, notices
+
+
+_Reader = Callable[[Any, list[str]], dict[str, Any]]
+
+
+def _plain(key: str) -> _Reader:
+    return lambda value, _: {key: value}
+
+
+def _log_level(value: Any, notices: list[str]) -> dict[str, Any]:
+    if value not in _LEVELS:
+        raise ConfigInvalidError(f"{str(value)[:100]!r} is neither {' nor '.join(_LEVELS)}")
+    if value in ("warn", "error"):
+        notices.append(f"logLevel {value}: nekko's log begins at info")
+    return {"verbose": _LEVELS[value]}
+
+
+def _pull_timeout(value: Any, _: list[str]) -> dict[str, Any]:
+    return {"manifestTimeoutSeconds": f"{grammar.count(str(value)) / 1000:.3f}"}
+
+
+def _hello_world(value: Any, _: list[str]) -> dict[str, Any]:
+    if grammar.switch(str(value)):
+        raise ConfigInvalidError("nekko has no image built in; take it out")
+    return {}
+
+
+def _server_tls(value: Any, notices: list[str]) -> dict[str, Any]:
+    given = _table(value, ("cert", "key", "ca", "clientAuth"), notices, "serverTlsConfig")
+    found = {f"tls{key.capitalize()}": given[key] for key in ("cert", "key") if key in given}
+    auth = given.get("clientAuth", "none")
+    if auth not in ("none", "verify"):
+        raise ConfigInvalidError(f"clientAuth: {str(auth)[:100]!r} is neither none nor verify")
+    if auth == "verify":
+        authorities = given.get("ca") or ssl.get_default_verify_paths().cafile
+        if authorities is None:
+            raise ConfigInvalidError("clientAuth verify: ca is missing, and this host has no authorities of its own")
+        found |= {"tlsClientCa": authorities, "tlsClientAuth": "require"}
+    return found
+
+
+def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
+    if not isinstance(value, list):
+        raise ConfigInvalidError("takes a list of registries")
+    hosts: dict[str, Any] = {}
+    for position, entry in enumerate(value):
+        where = f"registries[{position}]"
+        given = _table(entry, ("name", "description", "scheme", "auth", "tls"), notices, where)
+        if not isinstance(name := given.get("name"), str):
+            raise ConfigInvalidError(f"[{position}]: name is missing")
+        name = DOCKER_HUB if name in DOCKER_HUB_ALIASES else name.lower()
+        if name in hosts:
+            raise ConfigInvalidError(f"[{position}]: {name} is given twice")
+        hosts[name] = {key: given[key] for key in ("scheme",) if key in given}
+        tls = _table(given.get("tls", {}), ("ca", "cert", "key", "insecureSkipVerify"), notices, f"{where}.tls")
+        hosts[name] |= tls | _auth(given.get("auth", {}), notices, f"{where}.auth")
+    return {"hosts": hosts} if hosts else {}
+
+
+def _auth(value: Any, notices: list[str], where: str) -> dict[str, Any]:
+    given = _table(value, ("user", "password", "passwordFromEnv", "token"), notices, where)
+    keys = {"user": "username", "password": "password", "passwordFromEnv": "passwordEnv"}
+    found = {ours: given[theirs] for theirs, ours in keys.items() if given.get(theirs)}
+    token = _table(given.get("token", {}), ("provider", "providerOpts", "expiry", "static"), notices, f"{where}.token")
+    if token.get("static"):
+        return found | {"basicToken": token["static"]}
+    if provider := token.get("provider"):
+        raise ConfigInvalidError(
+            f"{where}.token: provider {str(provider)[:40]!r}: use a credential helper of docker's config.json "
+            "(credHelpers), such as ecr-login"
+        )
+    return found
+
+
+def _table(value: Any, known: tuple[str, ...], notices: list[str], where: str) -> dict[str, Any]:
+    """Give the members of a table that have a value."""
+    if not isinstance(value, dict):
+        raise ConfigInvalidError(f"{where} is no table of {', '.join(known)}")
+    notices += (f"{where}: {key} is no setting of ociregistry" for key in value if key not in known)
+    return {key: item for key, item in value.items() if key in known and item not in (None, "")}
+
+
+_READERS: Mapping[str, _Reader] = {
+    "imagePath": _plain("cacheDir"),
+    "logLevel": _log_level,
+    "pullTimeout": _pull_timeout,
+    "defaultNs": _plain("defaultRegistry"),
+    "helloWorld": _hello_world,
+    "serverTlsConfig": _server_tls,
+    "registries": _registries,
+}
