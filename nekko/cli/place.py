@@ -167,7 +167,7 @@ def _reflink(source: Path, path: Path) -> bool:
 
 def _checked(source: Path) -> Path:
     if not source.is_file():
-        raise CommandError(f"{source}: the daemon's cache is not on this machine, or you may not read it", Exit.FAILED)
+        raise CommandError(f"{source}: the daemon's cache is not on this machine", Exit.FAILED)
     return source
 
 
