@@ -1,7 +1,7 @@
 """`nekko sync`: what this node should hold, from a list."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,8 +10,10 @@ from nekko.cli.client import Daemon
 from nekko.cli.exits import HELP, CommandError, Exit
 from nekko.cli.options import daemon_option, json_option, print_json
 from nekko.cli.pull import pull_one
-from nekko.config.wanted import LIST, Wanted, read_file
 from nekko.sources.base64url import encode_url
+
+if TYPE_CHECKING:
+    from nekko.config.wanted import Wanted
 
 
 @click.command(epilog=HELP)
@@ -38,13 +40,15 @@ def sync(file: str | None, once: bool, daemon: Daemon, as_json: bool) -> int:
     wanted = _read(Path(file))
     if once:
         return _pull_all(daemon, wanted, as_json=as_json)
-    answer = daemon.start("PUT", "/admin/sync", {LIST: [each.to_plain() for each in wanted]}).wait()
+    answer = daemon.start("PUT", "/admin/sync", {"contents": [each.to_plain() for each in wanted]}).wait()
     assert answer is not None, "waiting without a limit gives an answer"
     _show(answer.checked().body, as_json=as_json)
     return Exit.DONE
 
 
-def _read(file: Path) -> tuple[Wanted, ...]:
+def _read(file: Path) -> "tuple[Wanted, ...]":
+    # Not for every command: these read YAML, and are a part of the daemon's.
+    from nekko.config.wanted import read_file
     from nekko.transfer.sync import entries_of
 
     wanted = read_file(file)
@@ -52,7 +56,7 @@ def _read(file: Path) -> tuple[Wanted, ...]:
     return wanted
 
 
-def _pull_all(daemon: Daemon, wanted: tuple[Wanted, ...], *, as_json: bool) -> Exit:
+def _pull_all(daemon: Daemon, wanted: "tuple[Wanted, ...]", *, as_json: bool) -> Exit:
     first = Exit.DONE
     for each in wanted:
         wish: dict[str, Any] = {"url": each.url, "refresh": each.refresh_seconds is not None}
@@ -76,9 +80,9 @@ def _show(told: dict[str, Any], *, as_json: bool) -> Exit:
     else:
         from nekko.cli.tables import print_table
 
-        rows = [(each["name"], each["state"], _progress(each), each["due"] or "never") for each in told[LIST]]
+        rows = [(each["name"], each["state"], _progress(each), each["due"] or "never") for each in told["contents"]]
         print_table(("NAME", "STATE", "PROGRESS", "ASKED AGAIN"), rows)
-        for each in told[LIST]:
+        for each in told["contents"]:
             if error := each.get("error"):
                 click.echo(f"{words.url(each['url'])}: {error['title']}: {error['detail']}", err=True)
     return Exit.DONE if told["ready"] else Exit.INCOMPLETE
