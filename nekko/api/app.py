@@ -48,6 +48,7 @@ from nekko.transfer.upload import Uploads
 from nekko.transfer.verification import Verifications
 
 log = logging.getLogger(__name__)
+NOTHING_HERE = "there is nothing at this path; / lists what there is"
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -182,7 +183,8 @@ def build(
 
     @quart.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response:
-        response = problem_response(problem("", error.description or error.name, error.code or 500))
+        told = NOTHING_HERE if error.description == NotFound.description else error.description or error.name
+        response = problem_response(problem("", told, error.code or 500))
         if allowed := dict(error.get_headers()).get("Allow"):
             response.headers["Allow"] = allowed
         return response
