@@ -116,8 +116,8 @@ async def _config(store: Store, settings: Settings, manifest: Manifest) -> bytes
 
 
 def _described(store: Store, view: View) -> dict[str, Any]:
-    held = {name: store.catalog.held(name) for name in view.roots}
-    current = {name: content.root.digest if content and content.root else None for name, content in held.items()}
+    held = {name: store.catalog.outline(name) for name in view.roots}
+    current = {name: outline.root if outline else None for name, outline in held.items()}
     return {
         "id": view.id, "directory": view.directory, "as": view.kind, "names": list(view.roots),
         "created": time_text(view.created), "current": current == dict(view.roots),

@@ -21,7 +21,7 @@ import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
-from nekko.store.content import Blob, Content, Meaning, Naming, NewView, Pin, Required, State, Told, View
+from nekko.store.content import Blob, Content, Meaning, Naming, NewView, Outline, Pin, Required, State, Told, View
 
 
 def _unnamed(digest: str) -> str:
@@ -481,6 +481,17 @@ class Catalog:
     def held(self, name: str) -> Content | None:
         """Give the complete content of a name."""
         return self._one("name = ? AND is_held", name)
+
+    def outline(self, name: str) -> Outline | None:
+        """Give the outline of the complete content of a name: for who asks of many."""
+        row = self._db.execute(
+            "SELECT root, platform, max(updated, coalesce((SELECT checked FROM meanings m WHERE m.name = c.name), 0)),"
+            " CASE WHEN c.digest = c.root THEN (SELECT coalesce(sum(size), 0) FROM required WHERE content = c.id)"
+            " ELSE (SELECT size FROM required r WHERE content = c.id AND r.digest = c.digest LIMIT 1) END"
+            " FROM contents c WHERE name = ? AND is_held",
+            (name,),
+        ).fetchone()
+        return Outline(Digest.parse(row[0]), *row[1:]) if row else None
 
     def arriving(self, name: str) -> Content | None:
         """Give the content of a name that is on its way, or stopped on it."""

@@ -94,6 +94,16 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What a complete content is, in few words. `checked`: when its upstream last said so; `size` in bytes."""
+
+    root: Digest
+    platform: str
+    checked: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """A name that nothing evicts, whether its content is here (`is_held`) or not."""
 

@@ -21,6 +21,7 @@ from nekko.errors import ConfigInvalidError, ConflictError, InvalidError, NekkoE
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.base import Locator
 from nekko.sources.locator import parse_locator
+from nekko.store.content import Outline
 from nekko.store.layout import replace_file
 from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
@@ -184,19 +185,12 @@ class Sync:
         kept.tries += 1
         return min(RETRY_MAX_SECONDS, RETRY_SECONDS * 2.0 ** min(kept.tries - 1, 10))
 
-    def _checked(self, entry: Entry) -> float | None:
-        """Tell when the upstream of what is held was last asked."""
-        name = entry.locator.name
-        held, meaning = self._store.catalog.held(name), self._store.catalog.meaning(name)
-        return max(held.updated, meaning.checked if meaning else 0.0) if held is not None else None
-
     def _due(self, entry: Entry) -> float | None:
-        checked, interval = self._checked(entry), entry.wanted.refresh_seconds
-        return None if checked is None or interval is None else checked + interval
+        return _due_of(entry, self._store.catalog.outline(entry.locator.name))
 
     def _statistics(self, kept: _Kept) -> SyncStatistics:
         entry, name = kept.entry, kept.entry.locator.name
-        held, pull = self._store.catalog.held(name), self._pulls.running(name)
+        held, pull = self._store.catalog.outline(name), self._pulls.running(name)
         is_held = held is not None and PlatformSelection.parse(held.platform).covers(entry.selection)
         if pull is not None and not (is_held and pull.wish.refresh):
             progress = pull.statistics()
@@ -204,10 +198,8 @@ class Sync:
                 entry, "pulling", progress.bytes_present, progress.size, _eta(pull), kept.error, None, None
             )
         if is_held and held is not None:
-            size = held.size or 0
-            return SyncStatistics(
-                entry, "ready", size, held.size, 0.0, kept.error, self._checked(entry), self._due(entry)
-            )
+            due = _due_of(entry, held)
+            return SyncStatistics(entry, "ready", held.size, held.size, 0.0, kept.error, held.checked, due)
         return SyncStatistics(entry, "failed" if kept.error else "waiting", 0, None, None, kept.error, None, None)
 
     # --- node labels -------------------------------------------------------------------------------------------------
@@ -251,6 +243,11 @@ def labels_of(statistics: Sequence[SyncStatistics]) -> bytes:
     lines = [f"{LABEL_PREFIX}{each.entry.label}={each.state}" for each in statistics]
     are_ready = all(each.state == "ready" for each in statistics)
     return "\n".join([f"{LABEL_PREFIX}ready={str(are_ready).lower()}", *lines, ""]).encode()
+
+
+def _due_of(entry: Entry, held: Outline | None) -> float | None:
+    interval = entry.wanted.refresh_seconds
+    return None if held is None or interval is None else held.checked + interval
 
 
 def _eta(pull: Pull) -> float | None:
