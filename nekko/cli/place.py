@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nekko.cli.exits import CommandError, Exit
-from nekko.views.tree import MARK
+from nekko.views.tree import MARK, Entry, Tree
 
 REFLINKS, SYMLINKS = "reflinks", "symbolic links"
 _FICLONE = 0x40049409  # linux/fs.h
@@ -65,6 +65,7 @@ class Place:
 
         Raises:
             CommandError: Two of the names are one here, or a blob is not on this machine.
+            ViewInvalidError: A name is not safe: the daemon may be another machine's.
             OSError: Of the file system.
         """
         was_empty = self.mark() is None
@@ -135,8 +136,9 @@ def open_place(given: str) -> Iterator[Place]:
 
 
 def _fill(folder: Path, entries: Iterable[Mapping[str, Any]]) -> str:
-    links = REFLINKS
+    links, names = REFLINKS, Tree()
     for entry in entries:
+        names.add(Entry(entry["path"]))
         path = folder / entry["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

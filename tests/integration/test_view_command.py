@@ -143,6 +143,29 @@ def test_view_that_was_deleted_by_hand_is_let_go(tmp_path: Path, running: Daemon
     assert "there is no view" in nekko(running, "view", "--remove", place, code=3)
 
 
+def test_commands_at_once_take_turns(tmp_path: Path, running: Daemon, site: Server) -> None:
+    url, place = site.url("/m.gguf"), tmp_path / "view"
+    nekko(running, "pull", url)
+    command = [
+        sys.executable,
+        "-m",
+        "nekko",
+        "view",
+        url,
+        "--as",
+        "files",
+        str(place),
+        "--address",
+        str(running.socket),
+    ]
+    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
+    assert [each.communicate(timeout=60)[1] for each in started] == [b""] * 4
+    assert [each.returncode for each in started] == [0] * 4
+    assert files(place) == {"m.gguf": BODY}
+    assert len(views(running)) == 1
+    assert hidden(tmp_path) == []
+
+
 def test_leftovers_of_a_killed_command_are_swept(tmp_path: Path, running: Daemon, site: Server) -> None:
     url, place = site.url("/m.gguf"), tmp_path / "view"
     nekko(running, "pull", url)
