@@ -10,8 +10,8 @@
 A wrong list is refused whole. The message names the line, or the place in the request.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,10 +80,19 @@ def read_list(value: Any) -> tuple[Wanted, ...]:
     """
     if not isinstance(value, list):
         raise ConfigInvalidError(f"{LIST} is not a list")
-    return _checked([(f"{LIST}[{number}]", item) for number, item in enumerate(value)], LIST)
+    return _checked([_Item(f"{LIST}[{number}]", item) for number, item in enumerate(value)], LIST)
 
 
-def _items_of_node(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """What a list has in one place, and the places of its keys where those are known."""
+
+    where: str
+    value: Any
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+def _items_of_node(root: Any, path: Path) -> Iterator[_Item]:
     def fail(node: Any, problem: str) -> NoReturn:
         raise ConfigInvalidError(f"{path}:{node.start_mark.line + 1}: {problem}")
 
@@ -99,38 +108,41 @@ def _items_of_node(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
     for item in listed.value:
         where = f"{path}:{item.start_mark.line + 1}"
         if not isinstance(item, yaml.MappingNode):
-            yield where, item.value
+            yield _Item(where, item.value)
             continue
         fields: dict[str, Any] = {}
+        places: dict[str, str] = {}
         for key, value in item.value:
             if key.value in fields:
                 fail(key, f"{key.value} is given twice")
             if not isinstance(value, yaml.ScalarNode):
                 fail(value, f"{key.value} is not text")
             fields[key.value] = value.value
-        yield where, fields
+            places[key.value] = f"{path}:{key.start_mark.line + 1}"
+        yield _Item(where, fields, places)
 
 
-def _checked(items: list[tuple[str, Any]], where: str) -> tuple[Wanted, ...]:
+def _checked(items: Sequence[_Item], where: str) -> tuple[Wanted, ...]:
     if len(items) > MAX_CONTENTS:
         raise ConfigInvalidError(f"{where}: {len(items)} contents, and at most {MAX_CONTENTS} are kept")
-    return tuple(_wanted(place, item) for place, item in items)
+    return tuple(map(_wanted, items))
 
 
-def _wanted(where: str, item: Any) -> Wanted:
-    fields = {"url": item} if isinstance(item, str) else item
+def _wanted(item: _Item) -> Wanted:
+    where, fields = item.where, {"url": item.value} if isinstance(item.value, str) else item.value
     if not isinstance(fields, Mapping):
         raise ConfigInvalidError(f"{where}: neither a URL nor a table with a url")
     unknown = [key for key in fields if key not in _FIELDS]
     if unknown:
-        raise ConfigInvalidError(f"{where}: unknown key {str(unknown[0])[:60]!r}: there are {', '.join(_FIELDS)}")
+        place = item.places.get(unknown[0], where)
+        raise ConfigInvalidError(f"{place}: unknown key {str(unknown[0])[:60]!r}: there are {', '.join(_FIELDS)}")
     found: dict[str, Any] = {"where": where}
     for key, value in fields.items():
         name, read = _FIELDS[key]
         try:
             found[name] = read(_text(value))
         except ConfigInvalidError as error:
-            raise ConfigInvalidError(f"{where}: {key}: {error}") from error
+            raise ConfigInvalidError(f"{item.places.get(key, where)}: {key}: {error}") from error
     if "url" not in found:
         raise ConfigInvalidError(f"{where}: url is missing")
     return Wanted(**found)
