@@ -252,6 +252,18 @@ def one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def option(*names: str) -> Callable[[str], str]:
+    """Make the reader of `name=value` with one of some names."""
+
+    def read(value: str) -> str:
+        name, mark, text = value.partition("=")
+        if not mark or not text or name not in names:
+            raise ConfigInvalidError(f"{value[:100]!r} is none of {', '.join(f'{each}=…' for each in names)}")
+        return value
+
+    return read
+
+
 def endpoint(value: str) -> str:
     """Read the URL of an API's root, without a slash at its end."""
     shown = value.rpartition("@")[2][:200]

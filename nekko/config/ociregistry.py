@@ -129,12 +129,8 @@ def _auth(value: Any, notices: list[str], where: str) -> dict[str, Any]:
     token = _table(given.get("token", {}), ("provider", "providerOpts", "expiry", "static"), notices, f"{where}.token")
     if token.get("static"):
         return found | {"basicToken": token["static"]}
-    if provider := token.get("provider"):
-        raise ConfigInvalidError(
-            f"{where}.token: provider {str(provider)[:40]!r}: use a credential helper of docker's config.json "
-            "(credHelpers), such as ecr-login"
-        )
-    return found
+    keys = {"provider": "tokenProvider", "providerOpts": "tokenProviderOptions", "expiry": "tokenExpiry"}
+    return found | {ours: token[theirs] for theirs, ours in keys.items() if theirs in token}
 
 
 def _table(value: Any, known: tuple[str, ...], notices: list[str], where: str) -> dict[str, Any]:

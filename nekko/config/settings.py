@@ -67,6 +67,17 @@ class Host:
     basic_token: str | None = setting(
         None, "what follows `Basic` in Authorization, sent as it is and without being asked for", is_secret=True
     )
+    token_provider: Literal["ecr"] | None = setting(
+        None, "ecr: basicToken is asked of Amazon's ECR when it is needed, and again before it has run out",
+        read=grammar.one_of("ecr"),
+    )  # fmt: skip
+    token_provider_options: tuple[str, ...] = setting(
+        (), "for that: profile=NAME of AWS's files, region=NAME; else AWS's variables, and the registry's own region",
+        read=grammar.option("profile", "region"),
+    )  # fmt: skip
+    token_expiry_seconds: float = setting(
+        12 * 3600.0, "longest use of a token of the provider", key="tokenExpiry", read=grammar.age
+    )
     max_transfers: int | None = setting(None, "simultaneous transfers from this host, instead of maxTransfersPerHost")
     max_bandwidth_bytes: int | None = setting(
         None, "bytes received a second from this host; maxBandwidth holds besides", key="maxBandwidth",

@@ -1,5 +1,6 @@
 """OCI registries as an upstream. Source: OCI distribution specification, pull; see also `tokens`."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from nekko.sources.oci import OciLocator
 from nekko.upstream.base import Known, Remote, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import RegistryLogin, configured_login
+from nekko.upstream.ecr import EcrLogins
 from nekko.upstream.faults import read_small, refusal
 from nekko.upstream.remote import HttpRemote
 from nekko.upstream.tokens import TokenSource
@@ -33,6 +35,7 @@ class OciUpstream:
         self._client = client
         self._settings = settings
         self._threads = threads
+        self._ecr = EcrLogins(client, os.environ)
         self._shared: dict[tuple[str, RegistryLogin | None], TokenSource] = {}
 
     async def resolve(
@@ -64,7 +67,11 @@ class OciUpstream:
         if credentials is not None:  # of one request: its tokens are not for others
             tokens = TokenSource(self._client, url, RegistryLogin.of_request(credentials))
         else:
-            login = await configured_login(registry, self._client.rules(registry), self._settings.docker_config)
+            rules = self._client.rules(registry)
+            if rules.token_provider is None:
+                login = await configured_login(registry, rules, self._settings.docker_config)
+            else:
+                login = await self._ecr.login(registry, rules)
             tokens = self._shared.setdefault((url, login), TokenSource(self._client, url, login))
         return Session(self._client, f"{url}/v2/{reference.repository}", host, reference.repository, tokens)
 

@@ -1,4 +1,4 @@
-"""Signatures of S3 requests. Pure: a request in, its headers out.
+"""Signatures of requests to S3 and other services of AWS. Pure: a request in, its headers out.
 
 Source: Amazon S3's API reference, "Authenticating Requests (AWS Signature Version 4)".
 """
@@ -15,11 +15,12 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs with one key pair for one region."""
+    """Signs with one key pair for one region of one service."""
 
     access_key: str
     secret_key: str = field(repr=False)
     region: str
+    service: str = "s3"
 
     def sign(
         self, method: str, url: str, headers: Mapping[str, str], *, payload_sha256: str, now: datetime
@@ -43,7 +44,7 @@ class Signer:
         names = ";".join(name for name, _ in signed)
         lines = "".join(f"{name}:{value.strip()}\n" for name, value in signed)
         canonical = f"{method}\n{parts.path or '/'}\n\n{lines}\n{names}\n{payload_sha256}"
-        scope = f"{stamp[:8]}/{self.region}/s3/aws4_request"
+        scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         key = f"AWS4{self.secret_key}".encode()
         for step in scope.split("/"):

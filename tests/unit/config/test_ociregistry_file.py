@@ -65,6 +65,8 @@ registries:
 - name: index.docker.io
   auth: {token: {static: QVdTOnB3}}
   tls: {insecureSkipVerify: true, colour: red}
+- name: 1.dkr.ecr.eu-west-1.amazonaws.com
+  auth: {token: {provider: ecr, providerOpts: "profile=default,region=eu-west-1", expiry: 6h}}
 - name: Foo.bar.1.io
   tls: {ca: /my/ca.crt, cert: /my/client.cert, key: /my/client.key}
 serverTlsConfig: {cert: /my/c, key: /my/k, ca: /my/ca, clientAuth: verify}
@@ -98,6 +100,10 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         hosts={
             "my-upstream:8888": Host(scheme="http", username="ann", password="no", password_env="THE_PASSWORD"),
             "docker.io": Host(basic_token="QVdTOnB3", insecure_skip_verify=True),
+            "1.dkr.ecr.eu-west-1.amazonaws.com": Host(
+                token_provider="ecr", token_provider_options=("profile=default", "region=eu-west-1"),
+                token_expiry_seconds=21600.0,
+            ),
             "foo.bar.1.io": Host(ca=Path("/my/ca.crt"), cert=Path("/my/client.cert"), key=Path("/my/client.key")),
         },
     )  # fmt: skip
@@ -126,7 +132,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("registries: [{scheme: http}]", "[0]: name is missing"),
         ("registries: [{name: docker.io}, {name: index.docker.io}]", "docker.io is given twice"),
         ("registries: [{name: a.b, scheme: ftp}]", "'ftp' is neither"),
-        ("registries: [{name: a.b, auth: {token: {provider: ecr}}}]", "credential helper"),
+        ("registries: [{name: a.b, auth: {token: {provider: gcr}}}]", "'gcr' is neither ecr"),
+        ("registries: [{name: a.b, auth: {token: {provider: ecr, providerOpts: zone=a}}}]", "'zone=a' is none of"),
         ("registries: [{name: a.b, tls: {cert: /x}}]", "key is missing"),
         ("serverTlsConfig: {clientAuth: maybe}", "clientAuth: 'maybe'"),
         ("serverTlsConfig: {cert: /x}", "tlsKey is missing"),
