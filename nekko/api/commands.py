@@ -18,7 +18,7 @@ from nekko.api.access import Access
 from nekko.api.responses import error_response, json_response, status_of, time_text
 from nekko.config import grammar
 from nekko.config.settings import Settings
-from nekko.errors import AccessDeniedError, ConfigInvalidError, NekkoError, RequestInvalidError
+from nekko.errors import AccessDeniedError, ConfigInvalidError, InvalidError, NekkoError, RequestInvalidError
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import GRAPH
 from nekko.store.catalog import references
@@ -44,7 +44,8 @@ def build(store: Store, settings: Settings, access: Access, stop: Callable[[], N
     async def told(error: NekkoError) -> Response:
         if _wants_json():
             return error_response(error)
-        return Response(f"invalid parameters: {error}\n", status=status_of(type(error)), content_type="text/plain")
+        what = "invalid parameters: " if isinstance(error, InvalidError) else ""
+        return Response(f"{what}{error}\n", status=status_of(type(error)), content_type="text/plain")
 
     @door.delete("/cmd/prune")
     async def prune() -> Response:

@@ -114,6 +114,11 @@ def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
         if not isinstance(name := given.get("name"), str):
             raise ConfigInvalidError(f"[{position}]: name is missing")
         name = DOCKER_HUB if name in DOCKER_HUB_ALIASES else name.lower()
+        try:
+            grammar.host(name)
+        except ConfigInvalidError as error:  # nobody can ask for it, there as here
+            notices.append(f"{where}: left out: {error}")
+            continue
         if name in hosts:
             raise ConfigInvalidError(f"[{position}]: {name} is given twice")
         hosts[name] = {key: given[key] for key in ("scheme",) if key in given}

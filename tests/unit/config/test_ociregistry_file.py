@@ -62,6 +62,7 @@ registries:
   description: foo
   scheme: http
   auth: {user: ann, password: no, passwordFromEnv: THE_PASSWORD}
+- name: upstream one
 - name: index.docker.io
   auth: {token: {static: QVdTOnB3}}
   tls: {insecureSkipVerify: true, colour: red}
@@ -108,9 +109,9 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     told = "\n".join(effective.notices)
-    for key in ("logFile", "os", "arch", "theme", "colour"):
-        assert f" {key}" in told
-    assert len(effective.notices) == 5
+    for key in ("logFile", "os", "arch", "theme", "colour", "'upstream one'"):
+        assert key in told
+    assert len(effective.notices) == 6
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
