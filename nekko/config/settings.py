@@ -83,6 +83,12 @@ class Host:
         None, "bytes received a second from this host; maxBandwidth holds besides", key="maxBandwidth",
         read=grammar.bandwidth,
     )  # fmt: skip
+    connect_timeout_seconds: float | None = setting(
+        None, "longest wait for a connection to this host, instead of connectTimeoutSeconds", read=grammar.seconds
+    )
+    stall_timeout_seconds: float | None = setting(
+        None, "longest silence of this host, instead of stallTimeoutSeconds", read=grammar.seconds
+    )
     proxy: str | None = setting(
         None, "the proxy for this host, whatever NO_PROXY says; none for no proxy", read=grammar.proxy, is_secret=True
     )

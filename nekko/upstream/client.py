@@ -82,6 +82,10 @@ class HttpClient:
         """
         return self.rules(host).scheme or ("http" if _is_loopback(host) else "https")
 
+    def stall_seconds(self, host: str) -> float:
+        """Give how long `host[:port]` may be silent."""
+        return _first(self.rules(host).stall_timeout_seconds, self._settings.stall_timeout_seconds)
+
     @asynccontextmanager
     async def send(
         self,
@@ -140,10 +144,11 @@ class HttpClient:
 
     @asynccontextmanager
     async def _exchange(self, request: httpx.Request, where: str) -> AsyncIterator[httpx.Response]:
-        settings, url = self._settings, request.url
-        timeouts = {"connect": settings.connect_timeout_seconds, "read": settings.stall_timeout_seconds,
-                    "write": settings.stall_timeout_seconds, "pool": None}  # fmt: skip
-        rules = self.rules(f"{url.host}:{url.port}" if url.port else url.host)
+        url = request.url
+        host = f"{url.host}:{url.port}" if url.port else url.host
+        rules, stall = self.rules(host), self.stall_seconds(host)
+        connect = _first(rules.connect_timeout_seconds, self._settings.connect_timeout_seconds)
+        timeouts = {"connect": connect, "read": stall, "write": stall, "pool": None}
         proxy = self._proxies.of(url.scheme, url.host, url.port or _PORTS[url.scheme], rules)
         path, headers = url.raw_path, request.headers.raw
         if proxy is not None:
@@ -221,6 +226,10 @@ def _parsed(text: str, where: str, base: httpx.URL | None = None) -> httpx.URL:
         return base.join(text) if base is not None else httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
         raise UpstreamContentError(f"{where}: a redirect to an invalid URL: {error}") from error
+
+
+def _first(of_host: float | None, of_all: float) -> float:
+    return of_all if of_host is None else of_host
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,6 @@ from functools import partial
 
 import trio
 
-from nekko.config.settings import Settings
 from nekko.oci import mediatype
 from nekko.oci.artifact import file_artifact
 from nekko.sources.credentials import Credentials
@@ -20,9 +19,8 @@ from nekko.upstream.remote import HttpRemote, validators_of
 class HttpUpstream:
     """Resolves `http://` and `https://` locators."""
 
-    def __init__(self, client: HttpClient, settings: Settings, threads: trio.CapacityLimiter) -> None:
+    def __init__(self, client: HttpClient, threads: trio.CapacityLimiter) -> None:
         self._client = client
-        self._settings = settings
         self._threads = threads
 
     async def resolve(
@@ -39,7 +37,7 @@ class HttpUpstream:
             return Unchanged()
         remote = HttpRemote(
             locator.url, locator.host, partial(self._client.send, authorization=authorization),
-            self._settings.stall_timeout_seconds, self._threads, send_plain=self._client.send,
+            self._client.stall_seconds(locator.host), self._threads, send_plain=self._client.send,
         )  # fmt: skip
         return Files((File(locator.file_name, remote),), partial(_assemble, locator))
 

@@ -122,7 +122,7 @@ class HubUpstream:
     def _file(self, locator: HubLocator, commit: str, entry: Entry, send: Send) -> File:
         url = f"{self._base(locator)}/{locator.path}/resolve/{quote(commit, safe='')}/{quote(entry.path)}"
         remote = HttpRemote(
-            url, locator.host, send, self._settings.stall_timeout_seconds, self._threads, entry.digest, entry.size,
+            url, locator.host, send, self._client.stall_seconds(locator.host), self._threads, entry.digest, entry.size,
             send_plain=self._client.send,
         )  # fmt: skip
         # Within one repository only: a git blob id is SHA-1, for which two contents of one id can be made.

@@ -50,7 +50,7 @@ class OllamaUpstream:
         if known is not None and known.root == digest:
             return Unchanged()
         root = root_of(raw, _own_type(raw), digest, url, self._settings)
-        return OciImage(root, raw, session, self._settings, self._threads)
+        return OciImage(root, raw, session, self._threads)
 
     def check(self, locator: OllamaLocator) -> None:
         """Refuse what the fetch policy keeps this node from asking for; sends nothing.

@@ -51,7 +51,7 @@ class OciUpstream:
         if known is not None and await _is_unchanged(session, url, known.root):
             return Unchanged()
         root, body = await _fetch_root(session, url, reference.digest, self._settings)
-        return OciImage(root, body, session, self._settings, self._threads)
+        return OciImage(root, body, session, self._threads)
 
     def check(self, reference: Reference) -> None:
         """Refuse what the fetch policy keeps this node from asking for; sends nothing.
@@ -112,14 +112,11 @@ class OciImage:
     root: Descriptor
     body: bytes
     session: Session
-    settings: Settings
     threads: trio.CapacityLimiter
 
     def remote(self, descriptor: Descriptor) -> Remote:
         """Give the remote of a manifest or blob of this repository."""
-        return remote_of(
-            self.session, descriptor.digest, descriptor.size, descriptor.media_type, self.settings, self.threads
-        )
+        return remote_of(self.session, descriptor.digest, descriptor.size, descriptor.media_type, self.threads)
 
 
 def remote_of(
@@ -127,14 +124,13 @@ def remote_of(
     digest: Digest,
     size: int | None,
     media_type: str | None,
-    settings: Settings,
     threads: trio.CapacityLimiter,
 ) -> Remote:
     """Give the remote of a blob of a repository, or of a manifest where the media type is one's."""
     is_manifest = media_type in mediatype.GRAPH
     return HttpRemote(
         f"{session.base}/{'manifests' if is_manifest else 'blobs'}/{digest}", session.host, session.send,
-        settings.stall_timeout_seconds, threads, digest, size,
+        session.client.stall_seconds(session.host), threads, digest, size,
         {"Accept": f"{media_type}, */*;q=0.1"} if is_manifest else {}, session.client.send,
     )  # fmt: skip
 

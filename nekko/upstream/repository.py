@@ -37,7 +37,7 @@ class OciRepository:
 
     def remote(self, digest: Digest, *, size: int | None = None, media_type: str | None = None) -> Remote:
         """Give the remote of a blob, or of a manifest where the media type is one's."""
-        return remote_of(self.session, digest, size, media_type, self.settings, self.threads)
+        return remote_of(self.session, digest, size, media_type, self.threads)
 
     async def blob_size(self, digest: Digest) -> int:
         """Ask for the size of a blob."""

@@ -42,7 +42,7 @@ class Upstreams:
         self._models = OllamaUpstream(self._client, settings, threads)
         self.hub = HubUpstream(self._client, settings, threads)
         self._kinds: Mapping[type[Locator], Any] = {
-            HttpLocator: HttpUpstream(self._client, settings, threads),
+            HttpLocator: HttpUpstream(self._client, threads),
             HubLocator: self.hub,
             OciLocator: self._registries,
             OllamaLocator: self._models,
