@@ -63,6 +63,8 @@ class Snapshot:
     replicas_waiting: int
     wanted: Mapping[str, tuple[bool, float | None]] = field(default_factory=dict)
     """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
+    rate_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """What far ends grant, and what is left of that, by host."""
 
 
 def exposition(counters: Counters, snapshot: Snapshot) -> bytes:
@@ -106,6 +108,12 @@ class _Collected:
             if seconds is not None:
                 left.add_metric([name], seconds)
         yield from (ready, left)
+        granted = GaugeMetricFamily("nekko_upstream_ratelimit", "Requests that an upstream grants", labels=["host"])
+        remaining = GaugeMetricFamily("nekko_upstream_ratelimit_remaining", "What is left of them", labels=["host"])
+        for host, (whole, rest) in s.rate_limits.items():
+            granted.add_metric([host], whole)
+            remaining.add_metric([host], rest)
+        yield from (granted, remaining)
         outcomes = CounterMetricFamily("nekko_transfers", "Transfers ended", labels=["outcome"])
         outcomes.add_metric(["finished"], s.transfers_finished)
         outcomes.add_metric(["failed"], s.transfers_failed)

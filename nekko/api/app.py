@@ -166,7 +166,7 @@ def build(
     quart.register_blueprint(verify.build(store, verifications, settings, access))
     traffic = Traffic(transfers, counters)
     quart.register_blueprint(
-        status.build(store, transfers, pulls, replicas, repairs, scrub, keeping, traffic, counters)
+        status.build(store, transfers, pulls, mirror, replicas, repairs, scrub, keeping, traffic, counters)
     )
     quart.register_blueprint(dashboard.build())
 

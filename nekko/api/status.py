@@ -18,6 +18,7 @@ from nekko.errors import ConfigInvalidError, RequestInvalidError
 from nekko.metrics import Counters, Snapshot, exposition
 from nekko.replicas.replicas import Replicas
 from nekko.store.store import Store
+from nekko.transfer.mirror import Mirror
 from nekko.transfer.pull import Pulls
 from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullStatistics
@@ -35,6 +36,7 @@ def build(
     store: Store,
     transfers: Transfers,
     pulls: Pulls,
+    mirror: Mirror,
     replicas: Replicas | None,
     repairs: Repairs,
     scrub: Scrub,
@@ -90,6 +92,7 @@ def build(
             repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
             scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
             wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in keeping.statistics()},
+            rate_limits={host: (limit.granted, limit.remaining) for host, limit in mirror.rate_limits.items()},
             replicas={} if files is None else files.by_outcome, replicas_waiting=0 if files is None else files.waiting,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -10,7 +10,7 @@ What a client shows as credentials is not passed on: upstreams are asked with th
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -46,7 +46,7 @@ from nekko.transfer.manifests import MAX_PARENTS, Manifests, StoredManifest
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, Wish
 from nekko.transfer.table import Transfers, retold
-from nekko.upstream.base import Hub, Remote, Repository
+from nekko.upstream.base import Hub, RateLimit, Remote, Repository
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,9 @@ class Registries(Protocol):
 
     @property
     def hub(self) -> Hub: ...
+
+    @property
+    def rate_limits(self) -> Mapping[str, RateLimit]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,11 @@ class Mirror:
             UpstreamForbiddenError: The fetch policy says so.
         """
         self._permitted(wanted)
+
+    @property
+    def rate_limits(self) -> Mapping[str, RateLimit]:
+        """What registries last said of their limits of requests, by host."""
+        return self._registries.rate_limits
 
     # --- manifests ---------------------------------------------------------------------------------------------------
 

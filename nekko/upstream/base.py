@@ -131,6 +131,14 @@ class Objects(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What a far end last said of its limit of requests: so many are granted, and so many are left of them."""
+
+    granted: int
+    remaining: int
+
+
 class Repository(Protocol):
     """One repository of a registry, asked without a manifest at hand. Each method raises leaves of `UpstreamError`."""
 

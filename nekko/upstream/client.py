@@ -22,13 +22,16 @@ from nekko.errors import ConfigInvalidError, UpstreamContentError, UpstreamForbi
 from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_API
 from nekko.upstream.backend import Backend
 from nekko.upstream.bandwidth import Bandwidth
-from nekko.upstream.faults import translated, where_of
+from nekko.upstream.base import RateLimit
+from nekko.upstream.faults import rate_limit, translated, where_of
 from nekko.upstream.policy import Policy
 from nekko.upstream.proxies import Proxies, ProxyBackend, proxy_authorization, proxy_refusal
 
 USER_AGENT = "nekko"
 IDLE_CONNECTIONS = 20
 IDLE_SECONDS = 30.0
+MAX_RATE_LIMITS = 1000
+"""Hosts are whatever clients ask for."""
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT = Host()
@@ -55,6 +58,8 @@ class HttpClient:
         self._pools: dict[tuple[Host, Proxy | None, str], httpcore.AsyncConnectionPool] = {}
         self._building = trio.Lock()
         self._stack = AsyncExitStack()
+        self.rate_limits: dict[str, RateLimit] = {}
+        """What far ends that limit requests last said of that, by host."""
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -169,12 +174,19 @@ class HttpClient:
         try:
             if answer.status == 407 and proxy is not None and url.scheme == "http":
                 raise proxy_refusal(where, answer.status)
-            yield httpx.Response(
+            response = httpx.Response(
                 answer.status, headers=answer.headers, stream=relay, extensions=answer.extensions, request=request
             )
+            if (limit := rate_limit(response)) is not None:
+                self._note_limit(host, limit)
+            yield response
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await relay.aclose()
+
+    def _note_limit(self, host: str, limit: RateLimit) -> None:
+        if host in self.rate_limits or len(self.rate_limits) < MAX_RATE_LIMITS:
+            self.rate_limits[host] = limit
 
     async def _pool(self, rules: Host, proxy: Proxy | None, scheme: str) -> httpcore.AsyncConnectionPool:
         tls = _tls_part(rules)

@@ -28,6 +28,7 @@ from nekko.errors import (
     UpstreamTooLargeError,
     UpstreamUnavailableError,
 )
+from nekko.upstream.base import RateLimit
 
 MESSAGE_BYTES = 4096
 """Read of an error's body at the most, to find the upstream's own words."""
@@ -36,6 +37,7 @@ _ABSENT = frozenset({"RepoNotFound", "RevisionNotFound", "EntryNotFound"})
 """Said by a Hugging Face Hub, whose status for what is not there, or hidden, is 401 to an anonymous caller."""
 _EXHAUSTED = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
 """Source: the IETF's RateLimit header fields, as a Hugging Face Hub sends them."""
+_GRANTED = re.compile(r"([0-9]{1,9})(?:;|$)")
 _CUT = ("disconnected", "peer closed", "incomplete", "closed connection")
 
 
@@ -105,6 +107,13 @@ async def read_small(response: httpx.Response, where: str, *, max_bytes: int) ->
             if len(body) > max_bytes:
                 raise UpstreamTooLargeError(f"{where}: answered with more than {max_bytes} bytes")
     return bytes(body)
+
+
+def rate_limit(response: httpx.Response) -> RateLimit | None:
+    """Read what Docker Hub tells of its limit of pulls with each manifest: `ratelimit-limit: 100;w=21600`."""
+    told = (_GRANTED.match(response.headers.get(f"ratelimit-{name}", "")) for name in ("limit", "remaining"))
+    numbers = [int(found[1]) for found in told if found is not None]
+    return RateLimit(*numbers) if len(numbers) == 2 else None
 
 
 def retry_after(response: httpx.Response) -> float | None:

@@ -14,7 +14,7 @@ from nekko.sources.http import HttpLocator
 from nekko.sources.hub import HubLocator
 from nekko.sources.oci import OciLocator
 from nekko.sources.ollama import OllamaLocator
-from nekko.upstream.base import Known, Repository, Resolution
+from nekko.upstream.base import Known, RateLimit, Repository, Resolution
 from nekko.upstream.client import HttpClient
 from nekko.upstream.http import HttpUpstream
 from nekko.upstream.hub import HubUpstream
@@ -56,6 +56,11 @@ class Upstreams:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
+
+    @property
+    def rate_limits(self) -> Mapping[str, RateLimit]:
+        """What far ends last said of their limits of requests, by host."""
+        return self._client.rate_limits
 
     async def resolve(
         self, locator: Locator, *, credentials: Credentials | None = None, known: Known | None = None
