@@ -9,7 +9,8 @@ the daemon's nursery as well, and is cancelled only by DELETE or shutdown, so a 
           └─ join ── transfer ── slot ─ open (upstream) ─ drain into the ingest ─ prove ─ publish
 
 A *repair* brings a damaged blob again as exactly its bytes; `Repairs.open` is how a door opens a blob for serving. The
-*scrub* and *verifications* hash what is stored, and have repaired what is wrong.
+*scrub* and *verifications* hash what is stored, and have repaired what is wrong. An *import* stores the blobs of an
+archive and records each of its images by a pull that has nobody to ask.
 
 Tables change only inside sync steps, so no task sees them half changed.
 """

@@ -38,7 +38,7 @@ class Loading:
         """
         for file in files:
             try:
-                if is_archive(file):
+                if await trio.to_thread.run_sync(is_archive, file):
                     async with aclosing(_chunks(file)) as chunks:
                         for imported in await self._imports.load(chunks, selection, name=name):
                             yield imported
@@ -50,7 +50,7 @@ class Loading:
                 yield Imported(str(file), "failed", problem=error)
 
     async def _listed(self, file: Path, selection: PlatformSelection) -> AsyncGenerator[Imported, None]:
-        for named in dict.fromkeys(listed_images(file)):
+        for named in await trio.to_thread.run_sync(lambda: dict.fromkeys(listed_images(file))):
             if isinstance(named, InvalidError):
                 yield Imported(str(file), "failed", problem=named)
                 continue
