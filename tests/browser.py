@@ -33,7 +33,9 @@ class Browser:
             self._do(f"{domain}.enable")
 
     def open(self, url: str) -> None:
+        """Show a page; it is loaded then."""
         self._do("Page.navigate", url=url)
+        self.wait_until("document.readyState === 'complete'")
 
     def look(self, expression: str) -> Any:
         """Give the value of an expression of JavaScript."""

@@ -120,6 +120,14 @@ def look_at_many(browser: Browser, port: int, evil: str) -> None:
     assert browser.errors == []
 
 
+def test_listener_without_the_contents_is_told_of(tmp_path: Path, port: int, browser: Browser) -> None:
+    with daemon(tmp_path, "--listen", f"127.0.0.1:{port}=admin"):
+        browser.open(f"http://127.0.0.1:{port}/ui")
+        browser.wait_until("document.getElementById('contents').innerText.includes('no door content')")
+        browser.wait_until("document.getElementById('disk').innerText.includes('free')")
+        assert browser.look("document.getElementById('trouble').hidden") is True
+
+
 def test_page_is_only_at_listeners_with_its_door(tmp_path: Path) -> None:
     port = free_port()
     with daemon(tmp_path, "--listen", f"127.0.0.1:{port}=content") as at:

@@ -169,6 +169,7 @@ function showContents(contents, hasMore) {
 
 async function ask(path) {
   const answer = await fetch(path, { cache: "no-store" });
+  if (answer.status === 404) return null; // this listener does not have the door
   if (!answer.ok) throw new Error(`${path} answered ${answer.status}`);
   return answer.json();
 }
@@ -185,6 +186,10 @@ async function askContents() {
   let after = "";
   for (let page = 0; page < shownPages; page += 1) {
     const answer = await ask(`content/?limit=${PAGE}${after && `&after=${encodeURIComponent(after)}`}`);
+    if (answer === null) {
+      rows("contents", [], 4, "This listener does not tell what is cached: it has no door content.");
+      return;
+    }
     contents.push(...answer.contents);
     after = answer.next ?? "";
     if (!after) break;
