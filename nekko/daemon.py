@@ -146,6 +146,7 @@ async def _open_images(stack: AsyncExitStack, settings: Settings, supply: CacheS
     opened = open_images(
         Places(settings.images_dir, settings.images_run_dir), stack.enter_context(supply),
         max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
+        runtime=settings.images_runtime,
     )  # fmt: skip
     return await stack.enter_async_context(opened)
 

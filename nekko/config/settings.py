@@ -245,6 +245,10 @@ class Settings:
         Path("/run/nekko-images"), "directory of its mountpoints, on a file system that a reboot empties"
     )
 
+    images_runtime: str | None = setting(
+        None, "the OCI runtime of containers: crun or runc; without it, the first of them that is installed",
+        read=grammar.one_of("crun", "runc"),
+    )  # fmt: skip
     images_max_unpacked_bytes: int = setting(
         64 * GIB, "most that one layer or archive may unpack to", key="imagesMaxUnpacked", read=grammar.size
     )

@@ -8,6 +8,8 @@ on each other, nested or by id, as deep as one likes (`objects`). An object that
       journal.sqlite                every object, and each change of the host that it made
       lock                          held by the one process that may change anything here
       uppers/<id>/                  what was written above an overlay on disk
+      layers/<number>/              unpacked layers of images
+      containers/<id>/              what a runtime is told, logs, exit codes
     <imagesRunDir>/
       mounts/<id>/                  mountpoints
       uppers/<id>/                  what was written above an overlay in RAM: a tmpfs of its own

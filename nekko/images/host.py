@@ -18,7 +18,7 @@ PACKAGES: Mapping[str, str] = {
     "mount.nfs": "nfs-common", "crun": "crun", "runc": "runc", "conmon": "conmon",
 }  # fmt: skip
 """Every program that is run, and Debian's package of it."""
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """A daemon's own PATH may lack the directories of root's programs."""
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -32,10 +32,15 @@ def program(name: str) -> str:
     Raises:
         ProgramMissingError: It is not installed.
     """
-    found = shutil.which(name, path=_PATH)
+    found = shutil.which(name, path=PATH)
     if found is None:
         raise ProgramMissingError(name, PACKAGES[name])
     return found
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether the host has a program."""
+    return shutil.which(name, path=PATH) is not None
 
 
 async def run(name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Path | None = None) -> str:
@@ -50,7 +55,7 @@ async def run(name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Pat
     log.debug("running %s %s", name, " ".join(arguments))
     done = await trio.run_process(
         [program(name), *arguments], capture_stdout=True, capture_stderr=True, check=False,
-        pass_fds=pass_fds, cwd=cwd, env={"PATH": _PATH, "LC_ALL": "C"},
+        pass_fds=pass_fds, cwd=cwd, env={"PATH": PATH, "LC_ALL": "C"},
     )  # fmt: skip
     if done.returncode:
         told = " ".join(done.stderr.decode("utf-8", "replace").split())

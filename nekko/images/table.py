@@ -30,6 +30,7 @@ from nekko.images.layers import Layers
 from nekko.images.mount import mount_attach, mount_bind, mount_overlay
 from nekko.images.mount_content import mount_content, mount_uri
 from nekko.images.objects import Object, Type, separate, slots
+from nekko.images.run import RESTING, Containers, make_container
 from nekko.images.steps import Step
 from nekko.images.work import Places, Surroundings, Work
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 Driver = Callable[[Work], Awaitable[None]]
 
 DRIVERS: Mapping[tuple[Type, str], Driver] = {
+    ("container", ""): make_container,
     ("attach", "local"): attach_local,
     ("attach", "loopback"): attach_loopback,
     ("mount", "attach"): mount_attach,
@@ -55,7 +57,8 @@ RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
 class Images:
     """The table. Made by `open_images`."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, nursery: trio.Nursery, surroundings: Surroundings, runtime: str | None) -> None:
+        self._containers = Containers(nursery, surroundings, lambda id_: self._objects[id_], runtime)
         self._surroundings = surroundings
         self._places = surroundings.places
         self._journal = surroundings.journal
@@ -126,11 +129,11 @@ class Images:
         if driver is None:
             known = ", ".join(name for each, name in DRIVERS if each == type_)
             raise DriverUnknownError(f"there is no driver for {type_} kind {kind[:100]!r} here: there are {known}")
-        if kind not in definition:
+        if kind and kind not in definition:
             raise ImageInvalidError(f"{type_} kind {kind!r}: its part {kind!r} of the definition is missing")
         made = Object(self._journal.reserve(), type_, separate(definition), is_held=is_held)
         # Before anybody sees it. The journal has nothing of it until what is nested has taken its own secrets out.
-        secret = made.definition[kind].pop("credentials", None)
+        secret = made.definition[kind].pop("credentials", None) if kind else None
         self._objects[made.id] = made
         try:
             for slot in list(slots(type_, made.definition)):
@@ -163,6 +166,61 @@ class Images:
             await self._undo(made)
         except NekkoError as error:
             self._give_up(made, error)
+
+    # --- containers -------------------------------------------------------------------------------------------------
+
+    def named(self, name: str) -> Object:
+        """Give the container of a name.
+
+        Raises:
+            ObjectUnknownError: There is none.
+        """
+        for each in self.all_of("container"):
+            if each.definition.get("name") == name:
+                return each
+        raise ObjectUnknownError("container", name)
+
+    async def create_container(self, definition: Mapping[str, Any]) -> Object:
+        """Make a container, and start it if its state is to be `running`. One that cannot be started is `dead`.
+
+        Raises:
+            ObjectBusyError: Its name is taken.
+            NekkoError: As `create`.
+        """
+        asked = separate(definition)
+        state = asked.pop("state", "created")
+        if state not in ("created", "running"):
+            raise ImageInvalidError(f"state {state!r}: a new container is created or running")
+        name = asked.get("name")
+        if name and any(each.definition.get("name") == name for each in self._objects.values()):
+            raise ObjectBusyError(f"there is a container {name} already")
+        made = await self.create("container", asked)
+        if state == "running":
+            try:
+                await self._containers.start(made)
+            except NekkoError as error:
+                log.warning("%s cannot be started: %s", made, error)
+        return made
+
+    async def set_state(self, target: Object, state: str) -> None:
+        """Start or stop a container; what is so already stays as it is.
+
+        Raises:
+            ImageInvalidError: There is no way into that state.
+            ObjectBusyError: It is just being started or stopped.
+            NekkoError: It cannot be started.
+        """
+        now = target.told["state"]
+        if state not in ("running", "exited"):
+            raise ImageInvalidError(f"a container cannot be {state} here: set its state to running or exited")
+        if self._containers.is_starting(target):
+            raise ObjectBusyError(f"{target} is being started")
+        if now == "stopping" and state == "running":
+            raise ObjectBusyError(f"{target} is {now}")
+        if state == "running" and now in RESTING:
+            await self._containers.start(target)
+        elif state == "exited" and now == "running":
+            await self._containers.stop(target)
 
     # --- removing ---------------------------------------------------------------------------------------------------
 
@@ -209,10 +267,14 @@ class Images:
             raise ObjectBusyError(f"{target} is in use by {live[0]}: force=true with lazy=true takes it away even so")
 
     def _is_live(self, user: Object) -> bool:
-        return user.type == "mount" and user.kind == "overlay"
+        if user.type == "container":
+            return user.told.get("state", "created") not in RESTING
+        return user.kind == "overlay"
 
     async def _undo(self, target: Object, *, lazy: bool = False) -> None:
         """Undo all steps of an object, forget it, and collect what it stood on."""
+        if target.type == "container":
+            await self._containers.clear(target)
         while target.steps:
             await steps.undo(target.steps[-1], lazy=lazy)
             target.steps.pop()
@@ -275,6 +337,8 @@ class Images:
                 continue  # collected with its parent
             gone = [step.subject for step in found.steps if not steps.holds(step)]
             if found.state == "ready" and not gone:
+                if found.type == "container":
+                    self._containers.recover(found)
                 continue
             if found.state == "ready":
                 log.warning("%s is forgotten: %s is gone", found, gone[0])
@@ -317,7 +381,7 @@ class Images:
 
 @asynccontextmanager
 async def open_images(
-    places: Places, supply: Supply, *, max_unpacked_bytes: int, kept_layers_bytes: int
+    places: Places, supply: Supply, *, max_unpacked_bytes: int, kept_layers_bytes: int, runtime: str | None = None
 ) -> AsyncIterator[Images]:
     """Open the image API's directories, take over what is there, and collect while the block runs.
 
@@ -325,6 +389,7 @@ async def open_images(
         supply: The cache that contents come from.
         max_unpacked_bytes: The most that one archive may unpack to.
         kept_layers_bytes: Of unpacked layers, before unused ones go.
+        runtime: The program that runs containers; None for crun or runc, whichever is installed.
 
     Leaving the block leaves all objects as they are.
 
@@ -343,9 +408,9 @@ async def open_images(
             layers = Layers(
                 places.layers, journal, supply, max_unpacked_bytes=max_unpacked_bytes, kept_bytes=kept_layers_bytes
             )
-            images = Images(Surroundings(places, journal, supply, layers, max_unpacked_bytes))
-            await images.adopt()
             async with trio.open_nursery() as nursery:
+                images = Images(nursery, Surroundings(places, journal, supply, layers, max_unpacked_bytes), runtime)
+                await images.adopt()
                 nursery.start_soon(images.run)
                 yield images
                 nursery.cancel_scope.cancel()

@@ -38,6 +38,14 @@ class Places:
         return self.root / "layers"
 
     @property
+    def containers(self) -> Path:
+        return self.root / "containers"
+
+    @property
+    def runtime(self) -> Path:
+        return self.run / "runtime"
+
+    @property
     def mounts(self) -> Path:
         return self.run / "mounts"
 
@@ -47,7 +55,7 @@ class Places:
 
     def all_own(self) -> list[Path]:
         """Give every directory that belongs to an object, or once did."""
-        tops = (self.mounts, self.uppers(is_ram=True), self.uppers(is_ram=False))
+        tops = (self.containers, self.mounts, self.uppers(is_ram=True), self.uppers(is_ram=False))
         return [place for top in tops for place in top.iterdir()]
 
     def prepare(self) -> None:
@@ -55,7 +63,14 @@ class Places:
         for top in (self.root, self.run):
             top.mkdir(mode=0o700, parents=True, exist_ok=True)
             top.chmod(0o700)
-        for below in (self.layers, self.mounts, self.uppers(is_ram=True), self.uppers(is_ram=False)):
+        for below in (
+            self.layers,
+            self.containers,
+            self.runtime,
+            self.mounts,
+            self.uppers(is_ram=True),
+            self.uppers(is_ram=False),
+        ):
             below.mkdir(mode=0o700, exist_ok=True)
 
 

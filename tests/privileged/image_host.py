@@ -45,7 +45,7 @@ class ImageHost:
         """Open the image API over a node."""
         with CacheSupply(node.store, node.pulls, node.repairs, node.settings) as supply:
             given = {"max_unpacked_bytes": 64 << 20, "kept_layers_bytes": 64 << 20} | limits
-            async with open_images(self.places, supply, **given) as images:
+            async with open_images(self.places, supply, runtime="runc", **given) as images:
                 yield images
 
     def tree(self, **files: str) -> Path:

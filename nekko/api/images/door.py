@@ -14,8 +14,8 @@ from nekko.api.images import schema
 from nekko.api.requests import read_json
 from nekko.api.responses import json_response, status_of
 from nekko.config.settings import Settings
-from nekko.errors import NekkoError
-from nekko.images.objects import Type
+from nekko.errors import NekkoError, RequestInvalidError
+from nekko.images.objects import Object, Type
 from nekko.images.table import Images
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,42 @@ def build(images: Images, settings: Settings, access: Access) -> QuartTrio:
 
         for method, view in (("GET", show), ("POST", make), ("DELETE", remove)):
             door.add_url_rule(f"{BASE}{path}", f"{method} {path}", view, methods=[method])
+
+    def container_of(query: Mapping[str, Any]) -> Object:
+        if "id" in query:  # which wins over a name
+            return images.get("container", query["id"])
+        if "name" in query:
+            return images.named(query["name"])
+        raise RequestInvalidError("say which container: by id or by name")
+
+    @door.get(f"{BASE}/container")
+    async def show_containers() -> Response:
+        query = query_of("/container")
+        found = [container_of(query)] if query.keys() & {"id", "name"} else images.all_of("container")
+        shown = [images.describe(each) for each in found]
+        if not query.keys() & {"id", "name"} and "state" in query:
+            shown = [each for each in shown if each["state"] == query["state"]]
+        return json_response(shown)
+
+    @door.post(f"{BASE}/container")
+    async def make_container() -> Response:
+        query_of("/container")
+        definition = schema.checked_body("container", await read_json(settings))
+        return json_response(images.describe(await images.create_container(definition)), 201)
+
+    @door.patch(f"{BASE}/container")
+    async def set_state() -> Response:
+        query = query_of("/container")
+        target = container_of(query)
+        await images.set_state(target, query["state"])
+        return json_response(images.describe(target))
+
+    @door.delete(f"{BASE}/container")
+    async def remove_container() -> Response:
+        query = query_of("/container")
+        if query.get("force", False):
+            return _refusal(501, "a container cannot be forced away: set its state to exited first")
+        return json_response(await images.remove("container", container_of(query).id))
 
     add_routes("attach")
     add_routes("mount")
