@@ -22,9 +22,9 @@ from nekko.images.table import Images, open_images
 from nekko.images.work import Places
 from nekko.log import start_log
 from nekko.metrics import Counters
+from nekko.node import Node, assemble
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.reload import Reload, keep_current
-from nekko.replicas.replicas import Replicas
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
 from nekko.server.systemd import Notifier
@@ -32,20 +32,8 @@ from nekko.server.tls import ServerTls, server_tls
 from nekko.statsd import open_statsd
 from nekko.store.store import open_store
 from nekko.supply import CacheSupply
-from nekko.transfer.hub import HubMirror
-from nekko.transfer.imports import Imports
 from nekko.transfer.loading import Loading
-from nekko.transfer.mirror import Mirror
-from nekko.transfer.pruning import PruneRule, prune_by
-from nekko.transfer.pull import Pulls
-from nekko.transfer.repair import Repairs
-from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
-from nekko.transfer.table import Transfers
-from nekko.transfer.tier import Tier
-from nekko.transfer.upload import Uploads
-from nekko.transfer.verification import Verifications
-from nekko.transfer.verify import Verifier
 from nekko.upstream.resolve import Upstreams
 
 log = logging.getLogger(__name__)
@@ -86,46 +74,22 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
         listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)
         try:
             async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-                transfers = Transfers(nursery, store, settings)
-                pulls = Pulls(nursery, store, transfers, upstreams, settings)
-                mirror = Mirror(store, transfers, pulls, upstreams, settings)
-                hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
-                imports = Imports(store, pulls, settings)
-                repairs = Repairs(nursery, store, transfers, upstreams, settings)
-                verifier = Verifier(store, repairs)
-                scrub = Scrub(
-                    store.catalog, verifier,
-                    interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
-                )  # fmt: skip
-                images = await _open_images(stack, settings, CacheSupply(store, pulls, repairs, settings))
-                keeping = Sync(store, pulls, settings)
-                uploads = Uploads(store)
-                replicas = Replicas(settings) if settings.storage_pairs else None
-                tier = Tier(upstreams.objects, transfers) if upstreams.objects else None
+                node = assemble(nursery, store, upstreams, statsd, settings)
+                images = await _open_images(stack, node)
                 stop = trio.Event()
                 application = app.build(
-                    store, transfers, pulls, mirror, hub, imports, uploads, replicas, tier, statsd, repairs, scrub,
-                    Verifications(nursery, verifier), keeping, Counters(), settings, access, stop.set,
+                    node, Counters(), access, stop.set,
                     None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(application.traffic.run)
-                nursery.start_soon(keep_current, _reloads(settings, tls, access, keeping))
+                nursery.start_soon(keep_current, _reloads(settings, tls, access, node.sync))
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
-                await imports.prepare()
-                await pulls.resume()
-                nursery.start_soon(scrub.run)
-                if settings.prune_config.enabled:
-                    nursery.start_soon(prune_by, store, _prune_rule(settings), settings.prune_config.frequency_seconds)
+                await node.begin(nursery)
                 if preloaded:
                     host = PlatformSelection(frozenset({Platform.host()}))
-                    nursery.start_soon(Loading(pulls, imports).preload, preloaded, host)
-                nursery.start_soon(keeping.run)
-                await uploads.prepare()
-                if replicas is not None:
-                    await replicas.prepare()
-                    nursery.start_soon(replicas.run)
+                    nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, host)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)
@@ -137,24 +101,20 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
     log.info("stopped")
 
 
-async def _open_images(stack: AsyncExitStack, settings: Settings, supply: CacheSupply) -> Images | None:
+async def _open_images(stack: AsyncExitStack, node: Node) -> Images | None:
     """Open the image API for as long as the stack lasts, if this process serves it."""
+    settings = node.settings
     if "images" not in settings.doors:
         return None
     if os.geteuid() != 0:
         raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
+    supply = stack.enter_context(CacheSupply(node.store, node.pulls, node.repairs, settings))
     opened = open_images(
-        Places(settings.images_dir, settings.images_run_dir), stack.enter_context(supply),
+        Places(settings.images_dir, settings.images_run_dir), supply,
         max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
         runtime=settings.images_runtime,
     )  # fmt: skip
     return await stack.enter_async_context(opened)
-
-
-def _prune_rule(settings: Settings) -> PruneRule:
-    rule = settings.prune_config
-    limit = None if rule.count < 0 else rule.count
-    return PruneRule(rule.type, rule.duration_seconds, rule.expr or "", limit, is_trial=rule.dry_run)
 
 
 def _preloaded(settings: Settings) -> list[Path]:

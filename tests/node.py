@@ -2,30 +2,23 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import trio
 
+from nekko import node
 from nekko.config.settings import Settings
 from nekko.oci.digest import Digest
 from nekko.oci.platform import PlatformSelection
 from nekko.sources.credentials import Credentials
 from nekko.sources.locator import parse_locator
-from nekko.store.store import Store, open_store
-from nekko.transfer.hub import HubMirror
-from nekko.transfer.imports import Imports
-from nekko.transfer.mirror import Mirror
-from nekko.transfer.pull import Pulls
+from nekko.statsd import Statsd
+from nekko.store.store import open_store
 from nekko.transfer.ranges import Tuning
-from nekko.transfer.repair import Repairs
 from nekko.transfer.running import PullResult, Wish
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
-from nekko.transfer.table import Transfers
-from nekko.transfer.tier import Tier
-from nekko.transfer.upload import Uploads
-from nekko.transfer.verification import Verifications
 from nekko.transfer.verify import Verifier
 from nekko.upstream.base import Remote
 from nekko.upstream.client import HttpClient
@@ -37,22 +30,9 @@ QUICK = Settings(
 )
 
 
-@dataclass
-class Node:
-    settings: Settings
-    store: Store
+@dataclass(slots=True)
+class Node(node.Node):
     client: HttpClient
-    transfers: Transfers
-    pulls: Pulls
-    mirror: Mirror
-    hub: HubMirror
-    imports: Imports
-    uploads: Uploads
-    tier: Tier | None
-    repairs: Repairs
-    scrub: Scrub
-    verifications: Verifications
-    sync: Sync
 
     def remote(self, url: str, digest: Digest | None = None, size: int | None = None) -> Remote:
         """Give a remote for a URL, as an upstream would."""
@@ -95,19 +75,10 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         HttpClient(settings) as client,
         trio.open_nursery() as nursery,
     ):
-        transfers = Transfers(nursery, store, settings, tuning)
-        pulls = Pulls(nursery, store, transfers, upstreams, settings)
-        mirror = Mirror(store, transfers, pulls, upstreams, settings)
-        hub = HubMirror(nursery, store, transfers, upstreams.hub, settings)
-        imports = Imports(store, pulls, settings)
-        repairs = Repairs(nursery, store, transfers, upstreams, settings)
-        verifier = Verifier(store, repairs)
-        scrub = Scrub(store.catalog, verifier, interval_seconds=3600.0, bytes_per_second=0)
-        tier = Tier(upstreams.objects, transfers) if upstreams.objects else None
-        verifications = Verifications(nursery, verifier)
-        sync = Sync(store, pulls, settings, look_seconds=0.05)
-        yield Node(
-            settings, store, client, transfers, pulls, mirror, hub, imports, Uploads(store), tier, repairs, scrub,
-            verifications, sync,
-        )  # fmt: skip
+        made = node.assemble(nursery, store, upstreams, Statsd(settings, None), settings, tuning)
+        parts = {part.name: getattr(made, part.name) for part in fields(made)} | {
+            "scrub": Scrub(store.catalog, Verifier(store, made.repairs), interval_seconds=3600.0, bytes_per_second=0),
+            "sync": Sync(store, made.pulls, settings, look_seconds=0.05),
+        }
+        yield Node(**parts, client=client)
         nursery.cancel_scope.cancel()

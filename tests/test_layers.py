@@ -27,7 +27,9 @@ ROOMS: dict[str, set[str]] = {
     "supply": {"config", "images.content", "transfer", "store", "sources", "oci", "errors", "trio"},
     "metrics": {"oci", "errors", "prometheus_client"},
     "statsd": {"config", "errors", "trio"},
+    "node": {"config", "transfer", "replicas", "statsd", "store", "upstream.resolve", "errors", "trio"},
     "api": {
+        "node",
         "replicas",
         "statsd",
         "transfer",

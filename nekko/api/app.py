@@ -29,23 +29,9 @@ from nekko.api.request_log import RequestLog
 from nekko.api.responses import error_response, problem, problem_response
 from nekko.api.traffic import Traffic
 from nekko.config.doors import DOORS
-from nekko.config.settings import Settings
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
-from nekko.replicas.replicas import Replicas
-from nekko.statsd import Statsd
-from nekko.store.store import Store
-from nekko.transfer.hub import HubMirror
-from nekko.transfer.imports import Imports
-from nekko.transfer.mirror import Mirror
-from nekko.transfer.pull import Pulls
-from nekko.transfer.repair import Repairs
-from nekko.transfer.scrub import Scrub
-from nekko.transfer.sync import Sync
-from nekko.transfer.table import Transfers
-from nekko.transfer.tier import Tier
-from nekko.transfer.upload import Uploads
-from nekko.transfer.verification import Verifications
+from nekko.node import Node
 
 log = logging.getLogger(__name__)
 NOTHING_HERE = "there is nothing at this path; / lists what there is"
@@ -132,42 +118,23 @@ class Application:
 
 
 def build(
-    store: Store,
-    transfers: Transfers,
-    pulls: Pulls,
-    mirror: Mirror,
-    hub: HubMirror,
-    imports: Imports,
-    uploads: Uploads,
-    replicas: Replicas | None,
-    tier: Tier | None,
-    statsd: Statsd,
-    repairs: Repairs,
-    scrub: Scrub,
-    verifications: Verifications,
-    keeping: Sync,
-    counters: Counters,
-    settings: Settings,
-    access: Access,
-    stop: Callable[[], None],
-    images: Asgi | None = None,
+    node: Node, counters: Counters, access: Access, stop: Callable[[], None], images: Asgi | None = None
 ) -> Application:
     """Make the application with all its doors; `images` is that of the image API, where it is served."""
+    settings = node.settings
     quart = QuartTrio("nekko", static_folder=None)
     quart.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=None, MAX_CONTENT_LENGTH=None)
     quart.url_map.converters["base64"] = Base64Converter
     quart.url_map.merge_slashes = False
     quart.url_map.strict_slashes = True
-    quart.register_blueprint(content.build(store, pulls, settings, access, counters))
-    quart.register_blueprint(admin.build(store, settings, access))
-    quart.register_blueprint(commands.build(store, settings, access, stop))
-    quart.register_blueprint(sync.build(store, keeping, settings, access))
-    quart.register_blueprint(views.build(store, settings, access))
-    quart.register_blueprint(verify.build(store, verifications, settings, access))
-    traffic = Traffic(transfers, counters)
-    quart.register_blueprint(
-        status.build(store, transfers, pulls, mirror, replicas, repairs, scrub, keeping, traffic, counters)
-    )
+    quart.register_blueprint(content.build(node.store, node.pulls, settings, access, counters))
+    quart.register_blueprint(admin.build(node.store, settings, access))
+    quart.register_blueprint(commands.build(node.store, settings, access, stop))
+    quart.register_blueprint(sync.build(node.store, node.sync, settings, access))
+    quart.register_blueprint(views.build(node.store, settings, access))
+    quart.register_blueprint(verify.build(node.store, node.verifications, settings, access))
+    traffic = Traffic(node.transfers, counters)
+    quart.register_blueprint(status.build(node, traffic, counters))
     quart.register_blueprint(dashboard.build())
 
     @quart.before_request
@@ -191,29 +158,31 @@ def build(
 
     @quart.errorhandler(Exception)
     async def unexpected(error: Exception) -> Response:
-        if (told := store.capacity.told(error)) is not None:
+        if (told := node.store.capacity.told(error)) is not None:
             log.error("%s", told)
             return error_response(told)
         log.error("unexpected error in a request", exc_info=error)
         return problem_response(problem("", "internal error; the daemon's log says more", 500))
 
-    blobs = BlobDoor(store.blobs, transfers, repairs, counters)
+    blobs = BlobDoor(node.store.blobs, node.transfers, node.repairs, counters)
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
-    registry = RegistryDoor(mirror, proving, counters, settings)
+    registry = RegistryDoor(node.mirror, proving, counters, settings)
     raw: dict[str, Asgi] = {
-        "files": FileDoor(blobs, replicas or uploads, replicas, tier, access, settings, Meter(statsd)),
+        "files": FileDoor(
+            blobs, node.replicas or node.uploads, node.replicas, node.tier, access, settings, Meter(node.statsd)
+        ),
         "registry": registry,
-        "ollama": OllamaDoor(mirror, proving, counters),
-        "hub": HubDoor(hub, blobs, counters, settings),
+        "ollama": OllamaDoor(node.mirror, proving, counters),
+        "hub": HubDoor(node.hub, blobs, counters, settings),
     }
     if images is not None:
         raw["images"] = images
-    streams = {("content", IMPORT_PATH): ImportDoor(imports, access)}
+    streams = {("content", IMPORT_PATH): ImportDoor(node.imports, access)}
     return Application(
         raw,
         streams,
         quart,
-        AtOnce(store, pulls, registry.at_once, counters, settings),
+        AtOnce(node.store, node.pulls, registry.at_once, counters, settings),
         RequestLog(counters),
         traffic,
     )

@@ -16,15 +16,9 @@ from nekko.config import grammar
 from nekko.config.doors import DOORS
 from nekko.errors import ConfigInvalidError, RequestInvalidError
 from nekko.metrics import Counters, Snapshot, exposition
-from nekko.replicas.replicas import Replicas
-from nekko.store.store import Store
-from nekko.transfer.mirror import Mirror
-from nekko.transfer.pull import Pulls
-from nekko.transfer.repair import Repairs
+from nekko.node import Node
 from nekko.transfer.running import PullStatistics
 from nekko.transfer.scrub import Scrub
-from nekko.transfer.sync import Sync
-from nekko.transfer.table import Transfers
 
 LIVE = json_body({"status": "live"})
 FRONT = f"nekko {__version__}: the storage daemon of this node\n"
@@ -32,19 +26,9 @@ HEALTH = "/health              /health/live: the process turns; /health/ready: t
 DESCRIPTION = "/openapi.json        this API, described for programs"
 
 
-def build(
-    store: Store,
-    transfers: Transfers,
-    pulls: Pulls,
-    mirror: Mirror,
-    replicas: Replicas | None,
-    repairs: Repairs,
-    scrub: Scrub,
-    keeping: Sync,
-    traffic: Traffic,
-    counters: Counters,
-) -> Blueprint:
+def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
     """Make the routes."""
+    store, transfers, repairs, scrub = node.store, node.transfers, node.repairs, node.scrub
     door = Blueprint("status", __name__)
     started = time.monotonic()
 
@@ -79,11 +63,11 @@ def build(
     @door.get("/metrics")
     async def metrics() -> Response:
         capacity, held = store.capacity.statistics(), store.statistics()
-        files = None if replicas is None else replicas.statistics()
+        files = None if node.replicas is None else node.replicas.statistics()
         snapshot = Snapshot(
             transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
             transfers_failed=transfers.failed, upstream_bytes=transfers.received_by_host,
-            unique_bytes=transfers.unique_bytes, pulls_running=len(pulls.statistics()), blobs=held.blobs,
+            unique_bytes=transfers.unique_bytes, pulls_running=len(node.pulls.statistics()), blobs=held.blobs,
             cache_bytes=capacity.cache_bytes, max_cache_bytes=capacity.max_cache_bytes,
             pinned_bytes=await store.pinned_bytes(), evicted=store.evictor.contents,
             evicted_bytes=store.evictor.bytes, contents=held.contents, quarantined=held.quarantined,
@@ -91,8 +75,8 @@ def build(
             proven_again=store.blobs.proven_again, damaged=store.blobs.damaged, repaired=repairs.repaired,
             repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
             scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
-            wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in keeping.statistics()},
-            rate_limits={host: (limit.granted, limit.remaining) for host, limit in mirror.rate_limits.items()},
+            wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in node.sync.statistics()},
+            rate_limits={host: (limit.granted, limit.remaining) for host, limit in node.mirror.rate_limits.items()},
             replicas={} if files is None else files.by_outcome, replicas_waiting=0 if files is None else files.waiting,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -123,7 +107,7 @@ def build(
             "scrub": _scrub(scrub),
             "traffic": traffic.described(with_history=with_history),
             "transfers": running,
-            "pulls": [_pull(each) for each in pulls.statistics()],
+            "pulls": [_pull(each) for each in node.pulls.statistics()],
         })  # fmt: skip
 
     return door

@@ -54,11 +54,8 @@ async def serve_node(
     quick: dict[str, Any] = {"address": ("127.0.0.1:0",), "graceful_stop_seconds": 0.5}
     settings = replace(node.settings, **quick | changes)
     listeners = open_listeners(settings, {}, has_default_address=False, tls=None)
-    application = app.build(
-        node.store, node.transfers, node.pulls, node.mirror, node.hub, node.imports, node.uploads, replicas, node.tier,
-        statsd or Statsd(settings, None), node.repairs, node.scrub, node.verifications, node.sync, Counters(), settings,
-        Access(settings), trio.Event().set,
-    )  # fmt: skip
+    changed = replace(node, settings=settings, replicas=replicas, statsd=statsd or node.statsd)
+    application = app.build(changed, Counters(), Access(settings), trio.Event().set)
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

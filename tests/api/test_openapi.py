@@ -16,7 +16,6 @@ from nekko.api import app, openapi
 from nekko.api.access import Access
 from nekko.config.doors import DOORS, USUAL
 from nekko.metrics import Counters
-from nekko.statsd import Statsd
 from tests.api.test_content import FILE, SHA, Served, encoded, serve_node
 from tests.fakes.far_end import FarEnd, status, whole
 from tests.node import QUICK, Node, open_node
@@ -52,26 +51,7 @@ def described() -> set[tuple[str, str]]:
 
 
 async def test_every_route_is_described_and_nothing_else(node: Node) -> None:
-    built = app.build(
-        node.store,
-        node.transfers,
-        node.pulls,
-        node.mirror,
-        node.hub,
-        node.imports,
-        node.uploads,
-        None,
-        None,
-        Statsd(node.settings, None),
-        node.repairs,
-        node.scrub,
-        node.verifications,
-        node.sync,
-        Counters(),
-        node.settings,
-        Access(node.settings),
-        trio.Event().set,
-    )
+    built = app.build(node, Counters(), Access(node.settings), trio.Event().set)
     routes = {
         # A list with and without its last slash is one route here; HEAD and OPTIONS come with every GET.
         (

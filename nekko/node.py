@@ -1,0 +1,97 @@
+"""One node: the parts that work behind its doors, and how they fit together."""
+
+from dataclasses import dataclass
+
+import trio
+
+from nekko.config.settings import Settings
+from nekko.replicas.replicas import Replicas
+from nekko.statsd import Statsd
+from nekko.store.store import Store
+from nekko.transfer.hub import HubMirror
+from nekko.transfer.imports import Imports
+from nekko.transfer.mirror import Mirror
+from nekko.transfer.pruning import PruneRule, prune_by
+from nekko.transfer.pull import Pulls
+from nekko.transfer.ranges import Tuning
+from nekko.transfer.repair import Repairs
+from nekko.transfer.scrub import Scrub
+from nekko.transfer.sync import Sync
+from nekko.transfer.table import Transfers
+from nekko.transfer.tier import Tier
+from nekko.transfer.upload import Uploads
+from nekko.transfer.verification import Verifications
+from nekko.transfer.verify import Verifier
+from nekko.upstream.resolve import Upstreams
+
+
+@dataclass(slots=True)
+class Node:
+    """The parts of one node. Each says itself what it does."""
+
+    settings: Settings
+    store: Store
+    transfers: Transfers
+    pulls: Pulls
+    mirror: Mirror
+    hub: HubMirror
+    imports: Imports
+    uploads: Uploads
+    replicas: Replicas | None
+    tier: Tier | None
+    repairs: Repairs
+    scrub: Scrub
+    verifications: Verifications
+    sync: Sync
+    statsd: Statsd
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        """Go on with what was interrupted, and start what works in the background."""
+        await self.imports.prepare()
+        await self.uploads.prepare()
+        await self.pulls.resume()
+        nursery.start_soon(self.scrub.run)
+        nursery.start_soon(self.sync.run)
+        rule = self.settings.prune_config
+        if rule.enabled:
+            limit = None if rule.count < 0 else rule.count
+            prune = PruneRule(rule.type, rule.duration_seconds, rule.expr or "", limit, is_trial=rule.dry_run)
+            nursery.start_soon(prune_by, self.store, prune, rule.frequency_seconds)
+        if self.replicas is not None:
+            await self.replicas.prepare()
+            nursery.start_soon(self.replicas.run)
+
+
+def assemble(
+    nursery: trio.Nursery,
+    store: Store,
+    upstreams: Upstreams,
+    statsd: Statsd,
+    settings: Settings,
+    tuning: Tuning | None = None,
+) -> Node:
+    """Make the parts; whatever they start lives in `nursery`, which must be the daemon's own."""
+    transfers = Transfers(nursery, store, settings, tuning)
+    pulls = Pulls(nursery, store, transfers, upstreams, settings)
+    repairs = Repairs(nursery, store, transfers, upstreams, settings)
+    verifier = Verifier(store, repairs)
+    return Node(
+        settings=settings,
+        store=store,
+        transfers=transfers,
+        pulls=pulls,
+        mirror=Mirror(store, transfers, pulls, upstreams, settings),
+        hub=HubMirror(nursery, store, transfers, upstreams.hub, settings),
+        imports=Imports(store, pulls, settings),
+        uploads=Uploads(store),
+        replicas=Replicas(settings) if settings.storage_pairs else None,
+        tier=Tier(upstreams.objects, transfers) if upstreams.objects else None,
+        repairs=repairs,
+        scrub=Scrub(
+            store.catalog, verifier,
+            interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
+        ),
+        verifications=Verifications(nursery, verifier),
+        sync=Sync(store, pulls, settings),
+        statsd=statsd,
+    )  # fmt: skip
