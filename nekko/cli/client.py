@@ -50,7 +50,7 @@ class Answer:
     def problem(self) -> str:
         """The error in words."""
         told = self.body if isinstance(self.body, dict) else {}
-        parts = [str(told[key]) for key in ("title", "detail") if told.get(key)]
+        parts = [str(told[key]) for key in ("title", "detail", "message") if told.get(key)]
         return ": ".join(parts) or f"the daemon answered with status {self.status}"
 
     @property

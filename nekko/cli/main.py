@@ -14,6 +14,7 @@ from nekko.cli import (
     export,
     images,
     load,
+    objects,
     pull,
     replicas,
     space,
@@ -29,6 +30,7 @@ _COMMANDS = (
     daemon.serve, pull.pull, load.load, export.export, content.ls, images.list_images, content.show, content.rm,
     space.pin, space.unpin, space.prune, view.view, sync.sync, verify.verify, daemon.status, daemon.fsck,
     replicas.replicas, configuration.config, completion.completion,
+    objects.attach, objects.mount, objects.umount, objects.run, objects.ps, objects.stop, objects.logs, objects.images,
 )  # fmt: skip
 
 
