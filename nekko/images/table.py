@@ -397,6 +397,9 @@ async def open_images(
         ConfigInvalidError: The directories cannot be used.
         StoreBusyError: Another process holds them.
     """
+    for directory in (places.root, places.run):
+        if set(str(directory)) & set(",:\\"):
+            raise ConfigInvalidError(f"{directory}: overlayfs wants no comma, colon or backslash in its directories")
     try:
         places.prepare()
     except OSError as error:

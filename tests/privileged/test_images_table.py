@@ -1,12 +1,15 @@
 """Attachments and mounts on the real kernel: made, nested, counted, removed, collected, and found again."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from nekko.errors import (
+    ConfigInvalidError,
     DriverUnknownError,
     HostError,
     ImageInvalidError,
@@ -14,6 +17,8 @@ from nekko.errors import (
     ObjectUnknownError,
     StoreBusyError,
 )
+from nekko.images import host
+from tests.node import Node
 from tests.privileged.image_host import ImageHost, bind, bind_of, loopback, needs_root, on_attach, overlay
 
 pytestmark = needs_root
@@ -328,3 +333,73 @@ async def test_directory_of_no_object_is_removed_at_the_start(image_host: ImageH
     (image_host.places.uppers(is_ram=False) / "old/upper").mkdir(parents=True)
     async with image_host.open():
         assert image_host.leftovers() == []
+
+
+async def test_directory_that_overlayfs_would_misread_is_refused(image_host: ImageHost, node: Node) -> None:
+    with pytest.raises(ConfigInvalidError, match="no comma, colon"):
+        async with ImageHost(image_host.directory / "a:b").open_over(node):
+            pass
+
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def test_clients_that_race_for_devices_and_lower_mounts_do_not_disturb_each_other(image_host: ImageHost) -> None:
+    image = image_host.squashfs(hello="x")
+    async with image_host.open() as images:
+        lower = await images.create("mount", on_attach(loopback(image), "squashfs"))
+
+        async def come_and_go() -> None:
+            for _ in range(3):
+                made = await images.create("mount", overlay({"id": lower.id}, on_attach(loopback(image), "squashfs")))
+                assert Path(made.product, "hello").read_text() == "x"
+                await images.remove("mount", made.id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(come_and_go)
+        assert images.all_of("mount") == [lower]
+        assert images.references(lower) == 1
+        await images.remove("mount", lower.id)
+
+
+async def test_client_that_leaves_at_any_moment_leaves_nothing(image_host: ImageHost) -> None:
+    image = image_host.squashfs(hello="x")
+    async with image_host.open() as images:
+        for step in range(60):
+            with trio.CancelScope() as scope:
+
+                async def leave(scope: trio.CancelScope = scope, step: int = step) -> None:
+                    for _ in range(step):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(leave)
+                    made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs")))
+            if not scope.cancelled_caught:
+                await images.remove("mount", made.id)
+            assert image_host.leftovers() == []
+            assert images.all_of("mount") == images.all_of("attach") == []
+
+
+@pytest.mark.skipif(shutil.which("sfdisk", path=host.PATH) is None, reason="sfdisk is not installed")
+async def test_partition_of_a_disk_image_is_mounted(image_host: ImageHost) -> None:
+    inner, disk = image_host.ext4(hello="x"), image_host.files / "disk"
+    with disk.open("wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run([str(shutil.which("sfdisk", path=host.PATH)), "-q", disk], input=b"2048,32768\n", check=True)
+    with disk.open("r+b") as file:
+        file.seek(2048 * 512)
+        file.write(inner.read_bytes())
+    async with image_host.open() as images:
+        attached = await images.create("attach", loopback(disk, readPartitions=True))
+        found = attached.told["partitions"]
+        if found:
+            made = await images.create("mount", on_attach({"id": attached.id}, "ext4", partition=1))
+            assert Path(made.product, "hello").read_text() == "x"
+            await images.remove("mount", made.id)
+        await images.remove("attach", attached.id)
+    if not found:
+        pytest.skip("this kernel reads no partition tables")
+    assert found == [f"{attached.product}p1"]
