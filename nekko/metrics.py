@@ -61,6 +61,10 @@ class Snapshot:
     replicas: Mapping[str, int]
     """Files on storagePairs since start, by what became of them; empty where there are none."""
     replicas_waiting: int
+    objects_waiting: int
+    """Files that are due at the object store; 0 where nothing is written to one, as for the next two."""
+    objects_written: int
+    objects_failed: int
     wanted: Mapping[str, tuple[bool, float | None]] = field(default_factory=dict)
     """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
     rate_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -92,6 +96,7 @@ class _Collected:
             "nekko_disk_available_bytes": ("Free space of the cache's file system", s.disk_available_bytes),
             "nekko_disk_reserved_bytes": ("Space promised to transfers under way", s.disk_reserved_bytes),
             "nekko_replicas_waiting": ("Files on storagePairs that wait to be restored", s.replicas_waiting),
+            "nekko_objects_waiting": ("Files that wait to be written to the object store", s.objects_waiting),
         }
         if s.max_cache_bytes is not None:
             gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
@@ -122,6 +127,10 @@ class _Collected:
         for outcome, count in s.replicas.items():
             replicas.add_metric([outcome], count)
         yield replicas
+        objects = CounterMetricFamily("nekko_objects", "Files written to the object store, or not", labels=["outcome"])
+        objects.add_metric(["written"], s.objects_written)
+        objects.add_metric(["failed"], s.objects_failed)
+        yield objects
         received = CounterMetricFamily("nekko_upstream_bytes", "Bytes received from upstreams", labels=["host"])
         for host, count in s.upstream_bytes.items():
             received.add_metric([host], count)

@@ -8,6 +8,7 @@ from nekko.config.settings import Settings
 from nekko.replicas.replicas import Replicas
 from nekko.statsd import Statsd
 from nekko.store.store import Store
+from nekko.transfer.behind import WriteBehind
 from nekko.transfer.hub import HubMirror
 from nekko.transfer.imports import Imports
 from nekko.transfer.mirror import Mirror
@@ -39,6 +40,7 @@ class Node:
     uploads: Uploads
     replicas: Replicas | None
     tier: Tier | None
+    behind: WriteBehind | None
     repairs: Repairs
     scrub: Scrub
     verifications: Verifications
@@ -60,6 +62,10 @@ class Node:
         if self.replicas is not None:
             await self.replicas.prepare()
             nursery.start_soon(self.replicas.run)
+        if self.behind is not None:
+            nursery.start_soon(self.behind.run)
+        else:
+            self.store.catalog.owed.forget()
 
 
 def assemble(
@@ -75,6 +81,9 @@ def assemble(
     pulls = Pulls(nursery, store, transfers, upstreams, settings)
     repairs = Repairs(nursery, store, transfers, upstreams, settings)
     verifier = Verifier(store, repairs)
+    replicas, behind = Replicas(settings) if settings.storage_pairs else None, None
+    if upstreams.objects and settings.s3_write_behind:
+        behind = WriteBehind(store, upstreams.objects, settings, replicas)
     return Node(
         settings=settings,
         store=store,
@@ -84,8 +93,9 @@ def assemble(
         hub=HubMirror(nursery, store, transfers, upstreams.hub, settings),
         imports=Imports(store, pulls, settings),
         uploads=Uploads(store),
-        replicas=Replicas(settings) if settings.storage_pairs else None,
+        replicas=replicas,
         tier=Tier(upstreams.objects, transfers) if upstreams.objects else None,
+        behind=behind,
         repairs=repairs,
         scrub=Scrub(
             store.catalog, verifier,

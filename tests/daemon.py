@@ -57,12 +57,20 @@ class Daemon:
         except OSError:
             return False
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    def connect(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("nekko", timeout=ANSWER_SECONDS)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(ANSWER_SECONDS)
         try:
             connection.sock.connect(str(self.socket))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = self.connect()
+        try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             raw = answer.read()

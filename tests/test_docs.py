@@ -74,8 +74,9 @@ def test_every_metric_is_listed_and_no_other() -> None:
     counters.hits["files"] = counters.misses["files"] = counters.sent_bytes["files"] = 1
     counters.latency.labels("files", "200").observe(0)
     snapshot = Snapshot(
-        1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, True, 1, 1, 1.0, {"stored": 1}, 1
-    )
+        1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, True, 1, 1, 1.0, {"stored": 1}, 1,
+        1, 1, 1,
+    )  # fmt: skip
     exposed = exposition(counters, snapshot).decode()
     families = {
         name if kind != "counter" or name.endswith("_total") else f"{name}_total"

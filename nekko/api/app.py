@@ -169,7 +169,14 @@ def build(
     registry = RegistryDoor(node.mirror, proving, counters, settings)
     raw: dict[str, Asgi] = {
         "files": FileDoor(
-            blobs, node.replicas or node.uploads, node.replicas, node.tier, access, settings, Meter(node.statsd)
+            blobs,
+            node.replicas or node.uploads,
+            node.replicas,
+            node.tier,
+            node.behind,
+            access,
+            settings,
+            Meter(node.statsd),
         ),
         "registry": registry,
         "ollama": OllamaDoor(node.mirror, proving, counters),

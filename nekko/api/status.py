@@ -64,6 +64,7 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
     async def metrics() -> Response:
         capacity, held = store.capacity.statistics(), store.statistics()
         files = None if node.replicas is None else node.replicas.statistics()
+        objects = None if node.behind is None else await node.behind.statistics()
         snapshot = Snapshot(
             transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
             transfers_failed=transfers.failed, upstream_bytes=transfers.received_by_host,
@@ -78,6 +79,9 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
             wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in node.sync.statistics()},
             rate_limits={host: (limit.granted, limit.remaining) for host, limit in node.mirror.rate_limits.items()},
             replicas={} if files is None else files.by_outcome, replicas_waiting=0 if files is None else files.waiting,
+            objects_waiting=0 if objects is None else objects.waiting,
+            objects_written=0 if objects is None else objects.written,
+            objects_failed=0 if objects is None else objects.failed,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")
 

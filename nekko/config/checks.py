@@ -32,14 +32,16 @@ def _lonely(pair: Mapping[str, object]) -> tuple[str, str] | None:
 
 
 def check_object_store(settings: Settings, origin: Mapping[str, str]) -> None:
-    """Refuse an access key without its secret, and a secret without its key.
+    """Refuse an access key without its secret, a secret without its key, and to write where there is no store.
 
     Raises:
-        ConfigInvalidError: Names the one that is given and the one that is missing.
+        ConfigInvalidError: Names what is given and what is missing.
     """
     pair = {"s3AccessKey": settings.s3_access_key, "s3SecretKey": settings.s3_secret_key}
     if lonely := _lonely(pair):
         raise ConfigInvalidError(f"{lonely[0]} ({origin[lonely[0]]}): {lonely[1]} is missing, they go together")
+    if settings.s3_write_behind and settings.s3_endpoint is None:
+        raise ConfigInvalidError(f"s3WriteBehind ({origin['s3WriteBehind']}): s3Endpoint is missing: where to?")
 
 
 def check_storages(settings: Settings, origin: Mapping[str, str]) -> None:

@@ -301,6 +301,9 @@ class Settings:
         read=grammar.object_key,
     )
     s3_virtual_host: bool = setting(False, "the bucket is part of the host name, and not of the path")
+    s3_write_behind: bool = setting(
+        False, "what is stored or pulled here is written to the object store as well, in the background"
+    )
 
     memcached_servers: tuple[str, ...] = setting(
         (), "servers, host[:port], that remember for all nodes on which of storagePairs a file is",

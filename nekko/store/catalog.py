@@ -22,6 +22,7 @@ import trio
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.store.content import Blob, Content, Meaning, Naming, NewView, Outline, Pin, Required, State, Told, View
+from nekko.store.owed import Owed
 
 
 def _unnamed(digest: str) -> str:
@@ -39,6 +40,10 @@ def _settle(digest: str, is_loose: int) -> str:
     return f"BEGIN UPDATE blobs SET is_loose = {is_loose} WHERE digest = {digest}{condition}; END"
 
 
+_OWE_NEW = (
+    "WHEN substr(new.digest, 1, 7) = 'sha256:' AND EXISTS (SELECT 1 FROM journal WHERE what = 'owed')"
+    " BEGIN INSERT OR IGNORE INTO owed VALUES (new.digest); END"
+)
 _SCHEMA = (
     """
 CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
@@ -123,6 +128,12 @@ CREATE TABLE viewed (
     view INTEGER NOT NULL REFERENCES views (id) ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (view, digest)
 ) WITHOUT ROWID
 """,
+    # What an object store is owed; see `owed`. A blob that is recorded again may be nobody's private one any more.
+    f"""
+CREATE TABLE owed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TRIGGER blob_added_owed AFTER INSERT ON blobs {_OWE_NEW};
+CREATE TRIGGER blob_recorded_owed AFTER UPDATE OF created ON blobs {_OWE_NEW}
+""",
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
@@ -166,6 +177,7 @@ class Catalog:
                 for statement in ";\n".join(_SCHEMA[version:]).split(";\n"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
+        self.owed = Owed(self._db)
 
     def close(self) -> None:
         """Write back and close."""
@@ -668,6 +680,12 @@ def pinned_bytes(path: Path) -> int:
             " JOIN contents c ON c.name = pins.name JOIN required r ON r.content = c.id)"
         ).fetchone()
     return int(row[0])
+
+
+def owed_files(path: Path) -> int:
+    """Count the files that an object store is owed; for a worker thread."""
+    with snapshot(path) as db:
+        return int(db.execute("SELECT count(*) FROM owed").fetchone()[0])
 
 
 def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Content:

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -66,6 +66,15 @@ class Backoff:
 def backoff_of(settings: Settings) -> Backoff:
     """Start the pauses that the settings ask for."""
     return Backoff(settings.max_attempts, settings.retry_base_seconds, settings.retry_max_seconds)
+
+
+def pauses(settings: Settings) -> Iterator[float]:
+    """Give the pauses, without end, of work that is never given up: as those of `Backoff`."""
+    longest = settings.retry_base_seconds
+    draw = random.Random()  # noqa: S311 - jitter
+    while True:
+        yield longest * (0.5 + draw.random() / 2)
+        longest = min(settings.retry_max_seconds, longest * 2)
 
 
 async def persist(ask: Callable[[], Awaitable[T]], settings: Settings) -> T:

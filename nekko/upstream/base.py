@@ -4,7 +4,7 @@ An upstream *resolves* a locator to a resolution, and a resolution hands out *re
 at an offset. Nothing here verifies content: bytes are unproven until an ingest has compared their digest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -128,6 +128,19 @@ class Objects(Protocol):
 
         Raises:
             UpstreamError: The store does not say.
+        """
+
+    async def put(self, digest: Digest, size: int, content: AsyncIterable[bytes], *, replaces: bool) -> None:
+        """Write a file's object; it is whole or not there.
+
+        Args:
+            digest: Of the file; a SHA-256, which the store compares with what it receives.
+            size: Of the file.
+            content: The file from its begin, each time that it is iterated; what that raises comes out here.
+            replaces: Also where there is an object already; else one that was written meanwhile stays, and is no error.
+
+        Raises:
+            UpstreamError: It does not take it.
         """
 
 

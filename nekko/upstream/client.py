@@ -7,7 +7,7 @@ credentials only if it goes to the origin they were given for.
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self
@@ -99,13 +99,14 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         authorization: str | None = None,
-        content: bytes | None = None,
+        content: bytes | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request, follow redirects, and give the answer with its body unread.
 
         Args:
             headers: Sent on every hop, so never credentials.
             authorization: Value of the Authorization header; goes to the origin of `url` only.
+            content: The body. What is iterated is so for every hop, and has its Content-Length in `headers`.
 
         Raises:
             UpstreamForbiddenError: The fetch policy refuses a hop.
@@ -121,7 +122,9 @@ class HttpClient:
             fresh.update(headers or {})
             if authorization is not None and _may_carry(first, target):
                 fresh["Authorization"] = authorization
-            async with self._exchange(httpx.Request(method, target, headers=fresh, content=content), where) as response:
+            if isinstance(content, bytes):
+                fresh["Content-Length"] = str(len(content))
+            async with self._exchange(httpx.Request(method, target, headers=fresh), where, content) as response:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
                     yield response
@@ -148,7 +151,9 @@ class HttpClient:
         self._policy.check_host(target.host, target.port or _PORTS[target.scheme])
 
     @asynccontextmanager
-    async def _exchange(self, request: httpx.Request, where: str) -> AsyncIterator[httpx.Response]:
+    async def _exchange(
+        self, request: httpx.Request, where: str, content: bytes | AsyncIterable[bytes] | None
+    ) -> AsyncIterator[httpx.Response]:
         url = request.url
         host = f"{url.host}:{url.port}" if url.port else url.host
         rules, stall = self.rules(host), self.stall_seconds(host)
@@ -166,7 +171,7 @@ class HttpClient:
         core = httpcore.Request(
             request.method,
             httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=path),
-            headers=headers, content=request.read() or None, extensions={"timeout": timeouts},
+            headers=headers, content=content, extensions={"timeout": timeouts},
         )  # fmt: skip
         with translated(where):
             answer = await pool.handle_async_request(core)

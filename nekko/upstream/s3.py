@@ -1,6 +1,7 @@
 """An object store that speaks S3 (Amazon's, Ceph, MinIO, SeaweedFS): files are objects of one bucket, by their hash."""
 
-from collections.abc import AsyncIterator, Mapping
+import base64
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -57,21 +58,46 @@ class S3:
             modified = response.headers.get("last-modified")
             return ObjectStat(int(response.headers.get("content-length", "0")), _seconds(modified))
 
+    async def put(self, digest: Digest, size: int, content: AsyncIterable[bytes], *, replaces: bool) -> None:
+        """Write a file's object; see `upstream.base.Objects`.
+
+        The store is told the file's hash twice: in the signature, and as the checksum that it keeps. Source: Amazon
+        S3's API reference, PutObject, and "Conditional writes".
+        """
+        url, checksum = self._url(digest), base64.b64encode(bytes.fromhex(digest.encoded)).decode()
+        headers = {"content-length": str(size), "x-amz-checksum-sha256": checksum}
+        if not replaces:
+            headers["if-none-match"] = "*"
+        async with self._send("PUT", url, headers=headers, payload_sha256=digest.encoded, content=content) as response:
+            if response.status_code not in (200, 412):
+                raise await refusal(response, where_of(url))
+
     def _url(self, digest: Digest) -> str:
         sha = digest.encoded
         key = self._settings.s3_key.format(a=sha[:2], b=sha[2:4], c=sha[4:6], sha256=sha)
         return f"{self._base}/{quoted(key)}"
 
     @asynccontextmanager
-    async def _send(self, method: str, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        payload_sha256: str = EMPTY_SHA256,
+        content: AsyncIterable[bytes] | None = None,
+    ) -> AsyncIterator[httpx.Response]:
         sent, authorization = dict(headers), None
         if self._signer is not None:
-            # What is not signed, such as Range, may be sent all the same.
+            # Headers of the store's own must be signed; others, such as Range, may be sent all the same.
+            own = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
             signed, authorization = self._signer.sign(
-                method, url, {}, payload_sha256=EMPTY_SHA256, now=datetime.now(UTC)
+                method, url, own, payload_sha256=payload_sha256, now=datetime.now(UTC)
             )
             sent |= signed
-        async with self._client.send(method, url, headers=sent, authorization=authorization) as response:
+        async with self._client.send(
+            method, url, headers=sent, authorization=authorization, content=content
+        ) as response:
             yield response
 
 

@@ -1,16 +1,23 @@
 """The second tier against a real S3 server: versitygw over a directory, which checks every signature."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from nekko.errors import UpstreamStatusError
 from nekko.oci.digest import Digest
+from nekko.transfer.behind import ProvenFile
+from nekko.upstream.resolve import Upstreams
 from tests.api.test_content import Served, serve_node
+from tests.daemon import Daemon, daemon
 from tests.node import QUICK, open_node
 from tests.servers import Server, free_port, running
 
@@ -20,28 +27,36 @@ FILE = os.urandom(20_000_000)
 SHA = Digest.of(FILE).encoded
 
 
-@pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serve the bucket `samples`, with one file in it by Stor's key."""
-    port, root = free_port(), tmp_path / "s3"
-    place = root / "samples" / SHA[:2] / SHA[2:4] / SHA[4:6] / SHA
-    place.parent.mkdir(parents=True)
-    place.write_bytes(FILE)
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOT_ACCESS_KEY", "access")
     monkeypatch.setenv("ROOT_SECRET_KEY", "secret")
-    command = [
-        str(PROGRAM),
-        "--port",
-        f"127.0.0.1:{port}",
-        "--region",
-        "eu-1",
-        "--quiet",
-        "posix",
-        "--nometa",
-        str(root),
-    ]
-    with running(command, port, tmp_path / "log"):
-        yield Server(port, root, tmp_path / "log")
+
+
+@contextmanager
+def bucket_at(directory: Path, port: int) -> Iterator[Server]:
+    """Serve the bucket `samples` from a directory."""
+    root = directory / "s3"
+    (root / "samples").mkdir(parents=True, exist_ok=True)
+    command = [str(PROGRAM), "--port", f"127.0.0.1:{port}", "--region", "eu-1", "--quiet", "posix", "--nometa",
+               str(root)]  # fmt: skip
+    with running(command, port, directory / "gateway.log"):
+        yield Server(port, root, directory / "gateway.log")
+
+
+def place(root: Path, sha: str) -> Path:
+    """Give the file of an object, by Stor's key."""
+    return root / "samples" / sha[:2] / sha[2:4] / sha[4:6] / sha
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Server]:
+    """Serve the bucket with one file in it."""
+    path = place(tmp_path / "s3", SHA)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(FILE)
+    with bucket_at(tmp_path, free_port()) as server:
+        yield server
 
 
 @asynccontextmanager
@@ -70,3 +85,104 @@ async def test_wrong_credentials_are_told(tmp_path: Path, gateway: Server, wrong
         answer = await served.client.get(f"/{SHA}")
         assert answer.status_code == 502
         assert "secret" not in answer.text
+
+
+# --- writing behind ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing_daemon(directory: Path, port: int, secret: str = "secret") -> Iterator[Daemon]:
+    options = ["--s3-write-behind=true", "--s3-endpoint", f"http://127.0.0.1:{port}", "--s3-region", "eu-1",
+               "--retry-base-seconds", "0.05", "--retry-max-seconds", "0.5"]  # fmt: skip
+    environ = {"NEKKO_S3_ACCESS_KEY": "access", "NEKKO_S3_SECRET_KEY": secret}
+    with daemon(directory, *options, environ=environ) as running_daemon:
+        yield running_daemon
+
+
+def upload(running_daemon: Daemon, body: bytes) -> None:
+    connection = running_daemon.connect()
+    try:
+        connection.request("POST", f"/{Digest.of(body).encoded}", body)
+        assert connection.getresponse().status == 201
+    finally:
+        connection.close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waiting(running_daemon: Daemon) -> bool:
+    return b"nekko_objects_waiting 0.0" not in running_daemon.ask("GET", "/metrics")[1]
+
+
+def test_uploads_are_written_behind_and_read_by_another_node(tmp_path: Path) -> None:
+    port, body = free_port(), os.urandom(3_000_000)
+    with bucket_at(tmp_path, port) as server:
+        with writing_daemon(tmp_path, port) as first:
+            upload(first, body)
+            wait_until(lambda: not waiting(first))
+        assert place(server.root, Digest.of(body).encoded).read_bytes() == body
+        other = tmp_path / "other"
+        other.mkdir()
+        with writing_daemon(other, port) as second:
+            assert second.ask("GET", f"/{Digest.of(body).encoded}") == (200, body)
+
+
+def test_gateway_that_is_down_and_then_refuses_gets_it_in_the_end(tmp_path: Path) -> None:
+    port, body = free_port(), os.urandom(100_000)
+    sha = Digest.of(body).encoded
+    with writing_daemon(tmp_path, port, secret="wrong") as running_daemon:
+        upload(running_daemon, body)
+        wait_until(lambda: "no connection" in running_daemon.log.read_text())
+        with bucket_at(tmp_path, port) as server:
+            wait_until(lambda: "answered 403" in running_daemon.log.read_text())
+            assert not place(server.root, sha).exists()
+            assert waiting(running_daemon)
+    with bucket_at(tmp_path, port) as server, writing_daemon(tmp_path, port) as running_daemon:
+        wait_until(lambda: not waiting(running_daemon))
+        assert place(server.root, sha).read_bytes() == body
+
+
+def test_killed_midway_it_goes_on(tmp_path: Path) -> None:
+    port, body = free_port(), os.urandom(100_000_000)
+    path = place(tmp_path / "s3", Digest.of(body).encoded)
+    with bucket_at(tmp_path, port) as server:
+        with writing_daemon(tmp_path, port) as running_daemon:
+            upload(running_daemon, body)
+            wait_until(lambda: any(file.stat().st_size > 10_000_000 for file in written_files(server.root)))
+            running_daemon.stop(signal.SIGKILL)
+        assert not path.exists() or path.read_bytes() == body
+        with writing_daemon(tmp_path, port) as running_daemon:
+            wait_until(lambda: not waiting(running_daemon))
+        assert path.read_bytes() == body
+
+
+def written_files(root: Path) -> Iterator[Path]:
+    """Give what the gateway writes to, also while it has no name: files that are open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target.startswith(f"{root}/"):
+            yield link
+
+
+async def test_gateway_proves_what_it_is_sent(tmp_path: Path, gateway: Server) -> None:
+    """So a byte that changes on the way is noticed, whatever the sender hashed."""
+    settings = replace(
+        QUICK, s3_endpoint=gateway.url(""), s3_access_key="access", s3_secret_key="secret", s3_region="eu-1"
+    )
+    path, right, wrong = tmp_path / "file", b"right" * 1000, b"wrong" * 1000
+    path.write_bytes(wrong)
+    async with Upstreams(settings) as upstreams:
+        assert upstreams.objects is not None
+        with path.open("rb") as file:
+            content = ProvenFile(file.fileno(), Digest.of(wrong), len(wrong), trio.CapacityLimiter(1))
+            with pytest.raises(UpstreamStatusError, match="answered 400"):
+                await upstreams.objects.put(Digest.of(right), len(right), content, replaces=False)
+        assert await upstreams.objects.stat(Digest.of(right)) is None

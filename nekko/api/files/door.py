@@ -32,6 +32,7 @@ from nekko.errors import NekkoError, UpstreamError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Replicas
 from nekko.store.incoming import Keeper
+from nekko.transfer.behind import WriteBehind
 from nekko.transfer.tier import Tier
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,14 @@ class FileDoor:
     """An ASGI application for `/<64 hex>` in any case, for `STATUS_PATH`, and for names that are to be refused.
 
     Files are stored with `keeper`, and looked for in the cache, on `replicas` and in `tier`, where there are any.
+    `behind` is told of what was stored.
     """
 
     blobs: BlobDoor
     keeper: Keeper
     replicas: Replicas | None
     tier: Tier | None
+    behind: WriteBehind | None
     access: Access
     settings: Settings
     meter: Meter
@@ -145,6 +148,8 @@ class FileDoor:
             body.check()
             stored = await self.keeper.store(digest, body.size, body.chunks())
             paths, status = stored.paths, 201 if stored.is_new else 200
+        if self.behind is not None:
+            await self.behind.owe(digest)
         self.meter.stored(is_new=status == 201)
         told = json.dumps([str(path) for path in paths]).encode() + b"\n"
         await send_whole(send, status, told, [(b"content-type", b"application/json")])

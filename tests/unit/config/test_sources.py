@@ -208,6 +208,12 @@ def test_flag_that_cannot_be_used_is_refused() -> None:
         read({"cache_dir": ""}, {})
 
 
+def test_writing_behind_needs_an_object_store() -> None:
+    words = r"s3WriteBehind \(environment NEKKO_S3_WRITE_BEHIND\): s3Endpoint is missing"
+    with pytest.raises(ConfigInvalidError, match=words):
+        load({}, {"NEKKO_S3_WRITE_BEHIND": "true"})
+
+
 def test_flag_that_does_not_exist_is_a_bug() -> None:
     with pytest.raises(KeyError):
         read({"tokens": "x"}, {})
