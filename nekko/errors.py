@@ -158,6 +158,14 @@ class ContentUnknownError(NotFoundError):
         self.name = name
 
 
+class ContentFileUnknownError(NotFoundError):
+    """A content has no file of that name."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(f"{name} has no file {file!r}; without a name behind its slash, the URL lists those it has")
+        self.file = file
+
+
 class ObjectUnknownError(NotFoundError):
     """No attachment, mount or container of that type has that id or name."""
 

@@ -16,6 +16,8 @@ from nekko.api import admin, commands, content, dashboard, status, sync, verify,
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
+from nekko.api.content_files import ROOT as CONTENT_FILES_ROOT
+from nekko.api.content_files import ContentFiles
 from nekko.api.files.door import STATUS_PATH, STORING, FileDoor
 from nekko.api.files.meter import Meter
 from nekko.api.hub.door import HubDoor
@@ -39,8 +41,9 @@ NOTHING_HERE = "there is nothing at this path; / lists what there is"
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _DOOR_BY_FIRST_PART = {
-    "content": "content", "import": "content", "v2": "registry", "metrics": "admin", "admin": "admin", "cmd": "admin",
-    "ui": "admin", "health": "health", "": "front", "openapi.json": "front", HUB_ROOT: "hub", IMAGES_ROOT: "images",
+    "content": "content", "content-files": "content", "import": "content", "v2": "registry", "metrics": "admin",
+    "admin": "admin", "cmd": "admin", "ui": "admin", "health": "health", "": "front", "openapi.json": "front",
+    HUB_ROOT: "hub", IMAGES_ROOT: "images",
 }  # fmt: skip
 
 
@@ -64,6 +67,8 @@ class Application:
         traffic: Traffic,
     ) -> None:
         """Answer the doors of `raw`, and paths of doors in `streams`, by applications of their own; the rest by Quart.
+
+        A path in `streams` that ends with a slash stands for all below it.
 
         Quart takes the body of a request into memory as fast as it comes, so what takes a long one is no part of it.
         """
@@ -111,10 +116,13 @@ class Application:
             scope = scope | {"state": scope["state"] | {SENDFILE_KEY: send_file}}
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
-            raw = self._streams.get((door, scope["path"])) or self._raw.get(door) if door in peer.doors else None
+            raw = self._stream(door, scope["path"]) or self._raw.get(door) if door in peer.doors else None
             await (raw or self.quart)(scope, receive, watched)
         finally:
             self.requests.note(door, peer, scope["method"], scope["path"], answered, time.monotonic() - started)
+
+    def _stream(self, door: str, path: str) -> Asgi | None:
+        return self._streams.get((door, path)) or self._streams.get((door, path[: path.find("/", 1) + 1]))
 
 
 def build(
@@ -184,7 +192,10 @@ def build(
     }
     if images is not None:
         raw["images"] = images
-    streams = {("content", IMPORT_PATH): ImportDoor(node.imports, access)}
+    streams: dict[tuple[str, str], Asgi] = {
+        ("content", IMPORT_PATH): ImportDoor(node.imports, access),
+        ("content", CONTENT_FILES_ROOT): ContentFiles(node.store, node.pulls, blobs, counters),
+    }
     return Application(
         raw,
         streams,

@@ -49,9 +49,12 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a door says of a blob, besides its size and the part that is asked for. `etag` is as in the header."""
+    """What a door says of a blob, besides its size and the part that is asked for.
 
-    etag: str
+    `etag` is as in the header; None for a blob that is arriving and whose digest is not known yet.
+    """
+
+    etag: str | None
     headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -62,8 +65,9 @@ class Head:
 
     def lines(self) -> list[tuple[bytes, bytes]]:
         """Give the headers that every answer with bytes of the blob has."""
+        tag = [] if self.etag is None else [(b"etag", self.etag.encode())]
         return [
-            (b"etag", self.etag.encode()), (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
+            *tag, (b"accept-ranges", b"bytes"), (b"content-type", b"application/octet-stream"),
             *((name.lower().encode(), value.encode()) for name, value in self.headers),
         ]  # fmt: skip
 
@@ -267,7 +271,7 @@ async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) ->
     """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     common = head.lines()
-    if is_known(headers.get("if-none-match"), head.etag):
+    if head.etag is not None and is_known(headers.get("if-none-match"), head.etag):
         await _head(send, 304, common)
         return None
     part, status = ByteRange(0, size), 200

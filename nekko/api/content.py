@@ -190,6 +190,6 @@ def _described(store: Store, content: Content, running: Pull | None) -> dict[str
 def _file(store: Store, item: Required, present: int) -> dict[str, Any]:
     path = str(store.blobs.path(item.digest))
     return {
-        "name": item.title or item.digest.encoded, "path": path, "digest": str(item.digest),
+        "name": item.name, "path": path, "digest": str(item.digest),
         "media_type": item.media_type, "size": item.size, "bytes_present": present,
     }  # fmt: skip

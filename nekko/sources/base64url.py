@@ -23,7 +23,7 @@ def decode_url(raw: str) -> str:
     # `unquote`, not `unquote_plus`: a plus sign stands for itself here.
     text = unquote(raw).rstrip("=").translate(_STANDARD)
     if not text:
-        raise LocatorInvalidError("the path has no URL: write /content/ and the base64 of the URL")
+        raise LocatorInvalidError("the path has no URL: the base64 of one belongs behind its first part")
     if not _ALPHABET.fullmatch(text):
         raise LocatorInvalidError("the URL in the path is not base64: it has characters outside both alphabets")
     if len(text) % 4 == 1:

@@ -21,6 +21,11 @@ class Required:
     media_type: str
     title: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What a user calls it: its file name, else the hash."""
+        return self.title or self.digest.encoded
+
 
 @dataclass(frozen=True, slots=True)
 class Naming:

@@ -209,7 +209,7 @@ class Bringing:
     ) -> Fetched:
         key = key or str(remote.digest)
         async with self.transfers.join(remote, key=key, observe=observe) as transfer:
-            self.pull.transfers[key] = transfer
+            self.pull.begin(key, transfer)
             try:
                 fetched = await transfer.wait()
             finally:

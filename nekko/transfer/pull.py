@@ -160,6 +160,7 @@ class Pulls:
             del self._table[naming.name]
             pull.rooted.set()
             pull.done.set()
+            pull.move()
 
     def _record_failure(self, naming: Naming, error: NekkoError) -> None:
         """Keep the row if there are parts to go on from; forget an attempt that brought nothing."""

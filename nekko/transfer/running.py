@@ -98,14 +98,32 @@ class Pull:
     """Everything it needs, by key; empty while that is not known."""
     transfers: dict[str, Transfer] = field(default_factory=dict)
     """What it waits for now, by key."""
+    moved: trio.Event = field(default_factory=trio.Event)
+    """Set when a transfer begins, a blob is here, or it is over; then a new one is here."""
     blobs_done: int = 0
     bytes_done: int = 0
     started: float = field(default_factory=time.monotonic)
+
+    def begin(self, key: str, transfer: Transfer) -> None:
+        """Take up a transfer to wait for."""
+        self.transfers[key] = transfer
+        self.move()
 
     def count(self, blob: Blob) -> None:
         """Count a blob that is here now."""
         self.blobs_done += 1
         self.bytes_done += blob.size
+        self.move()
+
+    def move(self) -> None:
+        """Wake those who wait for a part."""
+        self.moved.set()
+        self.moved = trio.Event()
+
+    def transfer_of(self, name: str) -> Transfer | None:
+        """Give the transfer that brings the file of a name, if it runs."""
+        found = (key for key in self.transfers if key in self.parts and self.parts[key].name == name)
+        return next((self.transfers[key] for key in found), None)
 
     def statistics(self) -> PullStatistics:
         """Give a snapshot."""

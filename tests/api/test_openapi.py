@@ -30,6 +30,7 @@ RAW_ROUTES = {
     *(("/{sha256}", method) for method in ("post", "put", "delete")),
     ("/imageapi/v1/swagger.json", "get"),
     ("/import", "post"),
+    *((f"/content-files/{{url}}/{file}", method) for file in ("", "{file}") for method in ("get", "head")),
 }
 """What applications of their own answer, of which this one knows nothing."""
 
@@ -70,7 +71,9 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     paths = {door: set(json.loads(openapi.document(frozenset({door})))["paths"]) for door in DOORS}
     common = set(json.loads(openapi.document(frozenset()))["paths"])
     assert common == {"/", "/openapi.json", "/health", "/health/live", "/health/ready"}
-    assert paths["content"] - common == {"/content/", "/content/{url}", "/import"}
+    assert paths["content"] - common == {
+        "/content/", "/content/{url}", "/import", "/content-files/{url}/", "/content-files/{url}/{file}",
+    }  # fmt: skip
     assert paths["registry"] - common == {"/v2/"}
     assert paths["ollama"] - common == {"/v2/"}
     assert paths["hub"] - common == {"/hf/"}
@@ -118,6 +121,7 @@ async def test_daemon_answers_as_described(tmp_path: Path, far: FarEnd) -> None:
     parameters = {  # the first of each go together, then the second of each
         "url": [encoded(url), encoded(gone)],
         "Prefer": [*["wait=20"] * (len(bodies) - 1), "respond-async"],
+        "file": ["m.gguf", "none"],
         "sha256": [SHA] * 3,
         "Range": ["bytes=0-9", "bytes=9999999-", "bytes=0-9"],
         "If-None-Match": ['"other"', '"other"', f'"sha256:{SHA}"'],
