@@ -180,13 +180,13 @@ class Blobs:
                 before = os.fstat(descriptor)
                 fault = await self._fault_of(descriptor, digest, pace)
                 is_same = identity_of(os.fstat(descriptor)) == identity_of(before)
+                if is_same and fault is None:
+                    blob = Blob(digest, before.st_size, identity_of(before))
+                    await self._record(blob, descriptor)
+                    return blob, descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
-            if is_same and fault is None:
-                blob = Blob(digest, before.st_size, identity_of(before))
-                await self._record(blob, descriptor)
-                return blob, descriptor
             os.close(descriptor)
             found = self._look(digest)
             if is_same and fault is not None and found is not None and os.path.samestat(found, before):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -198,3 +199,12 @@ async def test_fsck_sets_aside_what_is_wrong(tmp_path: Path) -> None:
     assert len(report.faults) == 1
     assert f"{DIGEST}: its bytes hash to " in report.faults[0]
     assert not store.blobs.path(DIGEST).exists()
+
+
+async def test_proof_that_cannot_be_recorded_leaves_nothing_open(store: Store) -> None:
+    change_mode(store.blobs.path(DIGEST))
+    opened = len(os.listdir("/proc/self/fd"))
+    store.catalog._db.execute("CREATE TRIGGER full BEFORE INSERT ON proofs BEGIN SELECT RAISE(FAIL, 'no'); END")
+    with pytest.raises(sqlite3.DatabaseError):
+        await read(store)
+    assert len(os.listdir("/proc/self/fd")) == opened
