@@ -166,6 +166,10 @@ class ContentFileUnknownError(NotFoundError):
         self.file = file
 
 
+class FileImageError(NotFoundError):
+    """A manifest cannot be had as an image of its files: it has none, or names that cannot stand in an image."""
+
+
 class ObjectUnknownError(NotFoundError):
     """No attachment, mount or container of that type has that id or name."""
 

@@ -89,7 +89,7 @@ def assemble(
         store=store,
         transfers=transfers,
         pulls=pulls,
-        mirror=Mirror(store, transfers, pulls, upstreams, settings),
+        mirror=Mirror(nursery, store, transfers, pulls, upstreams, settings),
         hub=HubMirror(nursery, store, transfers, upstreams.hub, settings),
         imports=Imports(store, pulls, settings),
         uploads=Uploads(store),

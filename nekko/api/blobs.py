@@ -217,28 +217,46 @@ async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, 
     Raises:
         RangeInvalidError: Nothing was sent.
     """
-    digest = blob.digest
     try:
         part = await send_head(head, blob.size, scope, send)
         if part is None:
             return
-        sendfile = scope.get("state", {}).get(SENDFILE_KEY)
         if part.size <= SMALL_BYTES:
-            body = os.pread(descriptor, part.size, part.start)
-            if len(body) < part.size:
-                raise OSError(f"{digest}: its file ended {part.size - len(body)} bytes early")
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.body", "body": _read(descriptor, part)})
             return
-        if sendfile is not None:
-            await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out
-            await sendfile(descriptor, part.start, part.size)
-        else:
-            async with aclosing(_chunks(descriptor, part)) as chunks:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await _send_large(descriptor, part, scope, send)
         await send({"type": "http.response.body", "body": b""})
     finally:
         os.close(descriptor)
+
+
+async def send_part(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
+    """Send a part of a blob that was opened, as a part of a body that goes on; closes its file."""
+    try:
+        if part.size <= SMALL_BYTES:
+            await send({"type": "http.response.body", "body": _read(descriptor, part), "more_body": True})
+        else:
+            await _send_large(descriptor, part, scope, send)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, part: ByteRange) -> bytes:
+    body = os.pread(descriptor, part.size, part.start)
+    if len(body) < part.size:
+        raise OSError(f"the blob ended {part.size - len(body)} bytes early")
+    return body
+
+
+async def _send_large(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
+    sendfile = scope.get("state", {}).get(SENDFILE_KEY)
+    if sendfile is not None:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})  # what was sent before goes out
+        await sendfile(descriptor, part.start, part.size)
+        return
+    async with aclosing(_chunks(descriptor, part)) as chunks:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
 async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

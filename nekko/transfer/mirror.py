@@ -30,6 +30,7 @@ from nekko.errors import (
 )
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
+from nekko.oci.fileimage import FileLayer
 from nekko.oci.mediatype import GRAPH
 from nekko.oci.platform import Platform, PlatformSelection
 from nekko.oci.reference import Reference, is_tag
@@ -42,6 +43,7 @@ from nekko.sources.ollama import OllamaLocator
 from nekko.store.content import Meaning
 from nekko.store.store import Store
 from nekko.transfer.bring import record_edges
+from nekko.transfer.fileimages import FileImages, lay_out
 from nekko.transfer.manifests import MAX_PARENTS, Manifests, StoredManifest
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, Wish
@@ -98,8 +100,15 @@ class Mirror:
     """Registries as this node sees them."""
 
     def __init__(
-        self, store: Store, transfers: Transfers, pulls: Pulls, registries: Registries, settings: Settings
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        transfers: Transfers,
+        pulls: Pulls,
+        registries: Registries,
+        settings: Settings,
     ) -> None:
+        """Make images in `nursery`, which must be the daemon's own."""
         self._store = store
         self._transfers = transfers
         self._pulls = pulls
@@ -107,6 +116,7 @@ class Mirror:
         self._settings = settings
         self._permitted = lru_cache(maxsize=1024)(registries.check)
         self._manifests = Manifests(store, settings)
+        self._images = FileImages(nursery, store, self._manifests)
         self._host = PlatformSelection(frozenset({Platform.host()}))
         self._asked_in_vain: dict[str, float] = {}
         """When each name was last asked for without an answer; only of names that are held."""
@@ -266,6 +276,38 @@ class Mirror:
             raise UpstreamContentError(f"{asked.home}: is told to be {str(written)[:100]!r}")
         return make_hub(kind, written, revision)
 
+    async def file_image(self, wanted: Wanted) -> tuple[StoredManifest, bool]:
+        """Give the index of the image that has an artifact's files, and tell whether it was held.
+
+        Raises:
+            FileImageError: It cannot be one.
+            UpstreamTimeoutError: Its files are still being fetched, or hashed; both go on.
+            NekkoError: As `manifest`; or why its files could not be brought.
+
+        Cancellation: Leaves what was begun running.
+        """
+        root, _ = await self.manifest(wanted)
+        if (held := await self._images.held(root.digest)) is not None:
+            return held, True
+        await lay_out(root)  # what cannot be one is not fetched for that
+        locator, seconds = _Name.of(wanted).locator, self._settings.manifest_timeout_seconds
+        with trio.move_on_after(seconds):
+            return await self._images.make(await self._whole(locator, root)), False
+        raise UpstreamTimeoutError(
+            f"{locator.where}: its files were not all here and hashed within {seconds:g} s; this goes on, so ask again"
+        )
+
+    async def _whole(self, locator: Locator, root: StoredManifest) -> StoredManifest:
+        """Bring all that a name stands for; give its root, which may be another one by then."""
+        if (running := self._pulls.running(locator.name)) is not None:
+            await running.done.wait()  # of a newer version than the one that is held, perhaps
+        content = self._store.catalog.held(locator.name)
+        if self._settings.air_gapped and (content is None or await self._store.missing(content)):
+            raise ManifestUnknownError(locator.name)
+        brought = (await self._pulls.pull(Wish(locator, self._host))).content
+        assert brought.root is not None, "a complete content has a root"
+        return await self._manifests.get(brought.root.digest) or root
+
     # --- blobs -------------------------------------------------------------------------------------------------------
 
     async def remote(self, wanted: Wanted, digest: Digest) -> Remote:
@@ -278,6 +320,10 @@ class Mirror:
             raise BlobUnknownError(digest)
         named = await self._manifests.descriptor_of(digest)
         return (await self._repository(wanted, digest)).remote(digest, size=named.size if named else None)
+
+    async def file_layer(self, digest: Digest) -> FileLayer | None:
+        """Give the layer of that digest, if it is one of an image that `file_image` has made."""
+        return await self._images.layer(digest)
 
     async def blob_size(self, wanted: Wanted, digest: Digest) -> int:
         """Give the size of a blob that is not in the store, as a manifest tells it or its upstream.

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,15 @@ import pytest
 
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
+from nekko.oci.modelpack import ModelFile, model_artifact
 from nekko.oci.platform import Platform
 from tests.daemon import Daemon, daemon
 from tests.servers import Server, docker_registry, free_port, push_image, running
 
 OTHER_PLATFORM = "linux/s390x"
+MODEL = {
+    "README.md": b"# tiny\n", "empty": b"", "a b/c#d.txt": b"odd\n", "sub/weights.gguf": random.Random(4).randbytes(700_001),
+}  # fmt: skip
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="unpacks images, which takes root")
 
 
@@ -104,6 +108,18 @@ def push_index(registry: Server, directory: Path, name: str, *, kind: str = "oci
     return index
 
 
+def push_model(registry: Server, name: str, files: Mapping[str, bytes]) -> None:
+    """Push files as a ModelPack artifact."""
+    repository, _, tag = name.partition(":")
+    described = [ModelFile(path, Digest.of(body), len(body)) for path, body in files.items()]
+    manifest, more = model_artifact(described, name="model", revision="1", source_url="http://example.com/model")
+    for body in (*files.values(), *more.values()):
+        place = httpx.post(registry.url(f"/v2/{repository}/blobs/uploads/")).raise_for_status().headers["location"]
+        httpx.put(f"{place}&digest={Digest.of(body)}", content=body).raise_for_status()
+    url = registry.url(f"/v2/{repository}/manifests/{tag}")
+    httpx.put(url, content=manifest, headers={"Content-Type": mediatype.OCI_MANIFEST}).raise_for_status()
+
+
 @pytest.mark.parametrize("kind", ["oci", "v2s2"])
 def test_skopeo_copies_all_platforms_cold_warm_and_offline(tmp_path: Path, mirror: Mirror, kind: str) -> None:
     def copy(into: str, *options: str) -> Path:
@@ -163,6 +179,20 @@ def test_curl_asks_for_parts_and_reads_refusals(tmp_path: Path, mirror: Mirror) 
     assert f"content-length: {size}" in curl(f"{named}/blobs/{digest}", "-I").lower()
     assert "MANIFEST_UNKNOWN" in curl(f"{named}/manifests/nope")
     assert "UNSUPPORTED" in curl(f"{named}/manifests/V1.0", "-X", "PUT", "-d", "{}")
+
+
+def test_skopeo_copies_the_files_of_an_artifact_as_an_image(tmp_path: Path, mirror: Mirror) -> None:
+    push_model(mirror.registry, "org/model:v1", MODEL)
+    for into in ("cold", "offline"):
+        target = tmp_path / into
+        name = f"docker://{mirror.host}/org/model:v1.as-image"
+        run("skopeo", "copy", "--all", "--src-tls-verify=false", "--dest-decompress", name, f"oci:{target}:x")
+        mirror.stop_registry()
+    blobs = [path for path in (tmp_path / "offline/blobs/sha256").iterdir() if tarfile.is_tarfile(path)]
+    assert len(blobs) == 1, "one layer for both platforms"
+    with tarfile.open(blobs[0]) as archive:
+        found = {each.name: archive.extractfile(each) for each in archive.getmembers() if each.isfile()}
+        assert {name: file.read() for name, file in found.items() if file is not None} == MODEL
 
 
 def test_lists_of_images_are_loaded_and_served_without_a_line(tmp_path: Path, mirror: Mirror) -> None:
@@ -251,6 +281,20 @@ def test_containerd_pulls_cold_warm_and_offline(tmp_path: Path, mirror: Mirror, 
     assert len(asked) == len(set(asked)) == 1 + 1 + 3, "the index, and the image of this platform"
     mirror.stop_registry()
     ctr("pull", name)
+
+
+@as_root
+def test_containerd_mounts_the_files_of_an_artifact(tmp_path: Path, mirror: Mirror, ctr: Callable[..., str]) -> None:
+    push_model(mirror.registry, "org/model:v1", MODEL)
+    name, place = f"{mirror.registry.host}/org/model:v1.as-image", tmp_path / "mounted"
+    ctr("pull", name)
+    place.mkdir()
+    ctr("images", "mount", "--snapshotter", "native", name, str(place))
+    try:
+        found = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    finally:
+        ctr("images", "unmount", str(place))
+    assert found == MODEL
 
 
 @as_root

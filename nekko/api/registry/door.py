@@ -1,7 +1,7 @@
 """The handlers of the registry door: parse, ask the mirror, answer."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlencode
@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from nekko.api.asked import Asked, Headers, answer_while_there, query_of
 from nekko.api.at_once import Answer, lines
 from nekko.api.blobs import BlobDoor, Head, Receive, Send, is_known
+from nekko.api.registry.layers import send_layer
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import (
@@ -22,7 +23,7 @@ from nekko.errors import (
 from nekko.metrics import Counters
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
-from nekko.oci.reference import Reference
+from nekko.oci.reference import Reference, is_tag
 from nekko.sources.hub import HUB, HubLocator
 from nekko.transfer.manifests import StoredManifest
 from nekko.transfer.mirror import Mirror
@@ -32,6 +33,8 @@ JSON = "application/json"
 VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 """Looked for by old clients. Source: distribution."""
 PING = b"{}\n"
+IMAGE_SUFFIX = ".as-image"
+"""Behind a tag: not the artifact that is called so, but an image that has its files."""
 MAX_PAGE = 10_000
 """Tags in one answer, where the client does not ask for fewer."""
 
@@ -64,7 +67,7 @@ class RegistryDoor:
         if target == f"{ROOT}/":
             return _PING_AT_ONCE
         reference, namespace = _manifest_asked_for(target, self.settings.default_registry)
-        if reference is None:
+        if reference is None or _artifact_of(reference) is not None:
             return None
         try:
             self.mirror.check(reference)
@@ -105,8 +108,12 @@ class RegistryDoor:
                 await self._referrers(asked, reference)
 
     async def _manifest(self, asked: "_Asked", reference: Reference) -> None:
-        wanted = reference if reference.digest is not None else await self._wanted(reference)
-        found, was_held = await self.mirror.manifest(wanted)
+        artifact = _artifact_of(reference)
+        if artifact is not None:
+            found, was_held = await self.mirror.file_image(await self._wanted(artifact))
+        else:
+            wanted = reference if reference.digest is not None else await self._wanted(reference)
+            found, was_held = await self.mirror.manifest(wanted)
         (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
@@ -122,6 +129,10 @@ class RegistryDoor:
 
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
         digest = asked.route.digest
+        if (layer := await self.mirror.file_layer(digest)) is not None:
+            self.counters.hits["registry"] += 1
+            await send_layer(self.blobs, layer, Head.of(digest), asked.scope, asked.send)
+            return
         await self.blobs.send(
             digest, Head.of(digest), asked.scope, asked.send, door="registry",
             remote=partial(self.mirror.remote, reference), size=partial(self.mirror.blob_size, reference),
@@ -183,6 +194,14 @@ def _manifest_asked_for(target: str, default_registry: str) -> tuple[Reference |
         return route.reference(namespace, default_registry), namespace
     except InvalidError:
         return None, None
+
+
+def _artifact_of(reference: Reference) -> Reference | None:
+    """Give the artifact whose files are asked for as an image; None for what is asked for as it is."""
+    tag = reference.tag or ""
+    if reference.digest is not None or not tag.endswith(IMAGE_SUFFIX) or not is_tag(tag.removesuffix(IMAGE_SUFFIX)):
+        return None
+    return replace(reference, tag=tag.removesuffix(IMAGE_SUFFIX))
 
 
 def _headers_of(found: StoredManifest) -> Headers:

@@ -21,6 +21,7 @@ REFUSALS: Mapping[type[NekkoError], tuple[int, str]] = {
     errors.BlobUnknownError: (404, "BLOB_UNKNOWN"),
     errors.ManifestUnknownError: (404, "MANIFEST_UNKNOWN"),
     errors.RepositoryUnknownError: (404, "NAME_UNKNOWN"),
+    errors.FileImageError: (404, "MANIFEST_UNKNOWN"),
     errors.AccessDeniedError: (403, "DENIED"),
     errors.UpstreamForbiddenError: (403, "DENIED"),
     errors.UpstreamDeniedError: (403, "DENIED"),
