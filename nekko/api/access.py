@@ -1,6 +1,5 @@
 """Who may do what: the access rules of changing routes."""
 
-import base64
 import hmac
 import os
 import stat
@@ -8,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nekko.api.accounts import Accounts
 from nekko.api.peer import Peer, peer_of
 from nekko.config.settings import Settings
 from nekko.errors import AccessDeniedError, ConfigInvalidError, CredentialsNeededError
@@ -24,7 +24,7 @@ class Access:
         """
         self._settings = settings
         self._tokens: tuple[bytes, ...] = ()
-        self._accounts = tuple(account.encode() for account in settings.basic_auth)
+        self._accounts = Accounts(settings.basic_auth)
         self.load()
 
     @property
@@ -83,7 +83,7 @@ class Access:
         if not self._is_known(token):
             raise AccessDeniedError("the Bearer token is not one of those that may change anything here")
 
-    def may_upload(self, scope: Any) -> None:
+    async def may_upload(self, scope: Any) -> None:
         """Permit an upload, or refuse it.
 
         Where accounts are configured, one of them is needed by every listener; a token or a verified client
@@ -96,25 +96,36 @@ class Access:
         if not self._accounts:
             self.may_change(scope)
             return
-        headers = _headers_without_origin(scope)
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        is_account = scheme.lower() == "basic" and self._is_account(given)
-        if not (is_account or (scheme.lower() == "bearer" and self._is_known(given)) or peer_of(scope).subject):
+        if not await self._has_account(scope, _headers_without_origin(scope)):
             raise CredentialsNeededError("an account that may store files is needed here (basicAuth)")
+
+    async def may_read(self, scope: Any) -> None:
+        """Permit the reading of a file by its hash, or refuse it: with `readAuth`, who may upload may read.
+
+        Raises:
+            CredentialsNeededError: No account, or a wrong password.
+        """
+        if self._settings.read_auth and not await self._has_account(scope, _headers(scope)):
+            raise CredentialsNeededError("an account is needed here to read files (basicAuth, readAuth)")
+
+    async def _has_account(self, scope: Any, headers: Mapping[str, str]) -> bool:
+        if peer_of(scope).subject is not None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._is_known(given)
+        return scheme.lower() == "basic" and await self._accounts.has(given)
 
     def _is_known(self, token: str) -> bool:
         return any(hmac.compare_digest(token.encode(), known) for known in self._tokens)
 
-    def _is_account(self, given: str) -> bool:
-        try:
-            account = base64.b64decode(given.strip(), validate=True)
-        except ValueError:
-            return False
-        return any(hmac.compare_digest(account, known) for known in self._accounts)
+
+def _headers(scope: Any) -> Mapping[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _headers_without_origin(scope: Any) -> Mapping[str, str]:
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = _headers(scope)
     if "origin" in headers:
         raise AccessDeniedError("requests of web pages (with an Origin header) may not change anything")
     return headers

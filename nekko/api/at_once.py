@@ -65,12 +65,12 @@ class AtOnce:
         self._counters = counters
         self._live = _json(LIVE)
         self._blobs = SmallBlobs(store.blobs)
-        self._has_files = settings.file_sources[:1] == ("layout",)
+        self._has_files = settings.file_sources[:1] == ("layout",) and not settings.read_auth
 
     def answer(self, door: str, target: str, accept: str) -> Answer | None:
         """Answer a GET of a target, which belongs to `door`."""
         if door == "files":
-            if not self._has_files:  # another place is asked first
+            if not self._has_files:  # another place is asked first, or the caller has to be looked at
                 return None
             found = self._blobs.answer(target)
             if found is not None:

@@ -2,17 +2,18 @@
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
 
-from nekko.cli.exits import HELP
+from nekko.cli.exits import HELP, CommandError, Exit
 from nekko.cli.options import json_option, print_json, setting_options
 
 
 @click.group(epilog=HELP)
 def config() -> None:
-    """Show or check the settings."""
+    """Show or check the settings, and hash passwords for them."""
 
 
 @config.command(epilog=HELP)
@@ -38,6 +39,26 @@ def show(as_json: bool, **flags: Any) -> None:
 
     rows = [(key, json.dumps(value, ensure_ascii=False), effective.origin[key]) for key, value in values.items()]
     print_table(("KEY", "VALUE", "ORIGIN"), rows)
+
+
+@config.command("hash", epilog=HELP)
+def hash_password() -> None:
+    """Print the hash of a password, for basicAuth.
+
+    The password is asked for, or the first line of the standard input.
+
+    \b
+    nekko config hash
+    """
+    from nekko.config.password import HashedPassword
+
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().removesuffix("\n")
+    if not password:
+        raise CommandError("the password is empty", Exit.USAGE)
+    click.echo(HashedPassword.of(password))
 
 
 @config.command(epilog=HELP)

@@ -44,6 +44,16 @@ def check_object_store(settings: Settings, origin: Mapping[str, str]) -> None:
         raise ConfigInvalidError(f"s3WriteBehind ({origin['s3WriteBehind']}): s3Endpoint is missing: where to?")
 
 
+def check_accounts(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse to ask readers for an account where there is none.
+
+    Raises:
+        ConfigInvalidError: Names what is missing.
+    """
+    if settings.read_auth and not settings.basic_auth:
+        raise ConfigInvalidError(f"readAuth ({origin['readAuth']}): basicAuth is missing: whose account?")
+
+
 def check_storages(settings: Settings, origin: Mapping[str, str]) -> None:
     """Refuse a storage that is used twice, or lies in another one or in the cache.
 

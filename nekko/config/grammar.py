@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from nekko.config.address import TcpAddress, parse_address
 from nekko.config.doors import parse_listen
+from nekko.config.password import PREFIX, HashedPassword
 from nekko.config.proxy import parse_proxy
 from nekko.errors import ConfigInvalidError, PlatformInvalidError
 from nekko.oci.platform import PlatformSelection
@@ -283,10 +284,12 @@ def proxy(value: str) -> str:
 
 
 def account(value: str) -> str:
-    """Give `user:password`, checked. Never shows it."""
+    """Give `user:password` or `user:hash`, checked. Never shows it."""
     user, _, password = text(value).partition(":")
     if not user or not password:
         raise ConfigInvalidError("an account is written user:password")
+    if password.startswith(PREFIX):
+        HashedPassword.parse(password)
     return value
 
 

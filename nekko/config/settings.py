@@ -259,9 +259,11 @@ class Settings:
 
     # --- files by their hash
     basic_auth: tuple[str, ...] = setting(
-        (), "accounts that may upload, user:password; with any, an upload needs one by every listener",
-        read=grammar.account, is_secret=True,
+        (), "accounts that may upload, user:password or user:hash (`nekko config hash`); with any, an upload needs one "
+        "by every listener",
+        read=grammar.account, separator=r",(?=[^,:]*:)", is_secret=True,
     )  # fmt: skip
+    read_auth: bool = setting(False, "reading a file by its hash needs one of basicAuth, or a token, as well")
     max_upload_bytes: int | None = setting(
         None, "largest file that may be uploaded; without it, what there is room for", key="maxUploadSize",
         read=grammar.size,

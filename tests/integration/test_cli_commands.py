@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from nekko.config.password import HashedPassword
 from nekko.sources.base64url import decode_url, encode_url
 
 URL = "https://example.com/model.gguf"
@@ -628,3 +629,12 @@ def test_interrupt_without_a_terminal_is_exit_code_130(far_end: FarEnd) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130
     release.set()
+
+
+def test_config_hash_prints_what_basic_auth_takes() -> None:
+    done = subprocess.run([sys.executable, "-m", "nekko", "config", "hash"], input=b"s3:cret\n", capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert HashedPassword.parse(done.stdout.decode().strip()).is_of(b"s3:cret")
+    empty = subprocess.run([sys.executable, "-m", "nekko", "config", "hash"], input=b"\n", capture_output=True)
+    assert (empty.returncode, empty.stdout) == (2, b"")
+    assert b"password is empty" in empty.stderr

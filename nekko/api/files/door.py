@@ -85,6 +85,7 @@ class FileDoor:
 
     async def _fetch(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         digest, started = digest_in(scope["path"]), time.monotonic()
+        await self.access.may_read(scope)
         fault: UpstreamError | None = None
         for source in self.settings.file_sources:
             if source == "layout" and (self._is_alone or await self.blobs.has(digest)):
@@ -141,7 +142,7 @@ class FileDoor:
 
     async def _store(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         digest = digest_in(scope["path"])
-        self.access.may_upload(scope)
+        await self.access.may_upload(scope)
         paths, status = await self.keeper.held(digest), 200
         if not paths:
             body = body_of(scope, receive, self.settings)
