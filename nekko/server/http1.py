@@ -12,13 +12,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed
-from hypercorn.protocol.events import Request
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
@@ -96,6 +98,13 @@ class Http1(H11Protocol):
                 state=self.connection_state,
             )
         )
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of an answer; a head that comes before the request's body has ended says that it is the last."""
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            # The rest may never be read, and then the connection is closed: the peer must not use it again.
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     @property
     def is_idle(self) -> bool:

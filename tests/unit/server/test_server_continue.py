@@ -2,6 +2,7 @@
 
 import select
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -45,17 +46,19 @@ async def test_body_is_sent_for_when_the_application_asks(start: Start) -> None:
     assert received.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_answer_without_the_body_ends_the_connection(start: Start) -> None:
+@pytest.mark.parametrize("sent", [HEAD, HEAD.replace(b"Expect: 100-continue\r\n", b"") + b"he"], ids=["waits", "sends"])
+async def test_answer_without_the_body_ends_the_connection(start: Start, sent: bytes) -> None:
     """Nobody could tell whether what comes next is the body or another request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"no", 401)
 
     client = await (await start(app, PATIENT)).connect()
-    await client.stream.send_all(HEAD)
+    await client.stream.send_all(sent)
     with trio.fail_after(30):
         received = await read_all(client.stream)
     assert received.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in received.lower()
     assert received.endswith(b"no")
     assert received.count(b"HTTP/1.1") == 1
 
