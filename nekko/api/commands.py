@@ -21,8 +21,8 @@ from nekko.config.settings import Settings
 from nekko.errors import AccessDeniedError, ConfigInvalidError, InvalidError, NekkoError, RequestInvalidError
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import GRAPH
-from nekko.store.catalog import references
 from nekko.store.content import Content
+from nekko.store.snapshot import references
 from nekko.store.store import Store
 from nekko.transfer.manifests import Manifests
 from nekko.transfer.patterns import matching, split_patterns

@@ -8,145 +8,24 @@ acknowledgement waits for.
 """
 
 import json
-import os
 import re
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.store.content import Blob, Content, Meaning, Naming, NewView, Outline, Pin, Required, State, Told, View
+from nekko.store.database import EVICTABLE, force_log, open_database, transaction, unnamed
 from nekko.store.owed import Owed
 
-
-def _unnamed(digest: str) -> str:
-    """Give the condition that no content and no manifest names a blob."""
-    return (
-        f"NOT EXISTS (SELECT 1 FROM required WHERE digest = {digest})"
-        f" AND NOT EXISTS (SELECT 1 FROM contents WHERE root = {digest})"
-        f" AND NOT EXISTS (SELECT 1 FROM edges WHERE child = {digest})"
-    )
-
-
-def _settle(digest: str, is_loose: int) -> str:
-    """Give the body of a trigger that marks a blob as loose, if it is, or as not loose."""
-    condition = f" AND {_unnamed(digest)}" if is_loose else " AND is_loose"
-    return f"BEGIN UPDATE blobs SET is_loose = {is_loose} WHERE digest = {digest}{condition}; END"
-
-
-_OWE_NEW = (
-    "WHEN substr(new.digest, 1, 7) = 'sha256:' AND EXISTS (SELECT 1 FROM journal WHERE what = 'owed')"
-    " BEGIN INSERT OR IGNORE INTO owed VALUES (new.digest); END"
-)
-_SCHEMA = (
-    """
-CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE edges (parent TEXT NOT NULL, child TEXT NOT NULL, PRIMARY KEY (parent, child)) WITHOUT ROWID;
-CREATE INDEX edges_by_child ON edges (child);
-CREATE TABLE contents (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL, ref_name TEXT NOT NULL, url TEXT NOT NULL,
-    platform TEXT NOT NULL,
-    state TEXT NOT NULL,
-    is_held INTEGER NOT NULL DEFAULT 0,      -- 1: complete and served; 0: arriving
-    is_resumable INTEGER NOT NULL DEFAULT 0, -- goes on after a restart of the daemon
-    root TEXT, root_type TEXT, root_size INTEGER, artifact_type TEXT,
-    digest TEXT,
-    error TEXT,
-    created REAL NOT NULL, updated REAL NOT NULL, last_used REAL NOT NULL,
-    UNIQUE (name, is_held)
-);
-CREATE INDEX contents_by_root ON contents (root);
-CREATE INDEX contents_by_url ON contents (url);
-CREATE TABLE required (
-    content INTEGER NOT NULL REFERENCES contents (id) ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    digest TEXT NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL, title TEXT,
-    PRIMARY KEY (content, position)
-) WITHOUT ROWID;
-CREATE INDEX required_by_digest ON required (digest)
-""",
-    """
-CREATE TABLE aliases (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID
-""",
-    """
-CREATE TABLE meanings (name TEXT PRIMARY KEY, root TEXT NOT NULL, checked REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE subjects (referrer TEXT PRIMARY KEY, subject TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX subjects_by_subject ON subjects (subject)
-""",
-    # A blob is loose if no content and no manifest names it. Triggers keep that, and the totals, so that no way of
-    # changing the graph can forget to: they are right after every commit.
-    f"""
-CREATE TABLE pins (name TEXT PRIMARY KEY, url TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX pins_by_url ON pins (url);
-CREATE INDEX contents_by_use ON contents (last_used);
-CREATE INDEX contents_downloading ON contents (name) WHERE state = 'downloading';
-ALTER TABLE blobs ADD COLUMN last_used REAL NOT NULL DEFAULT 0;
-ALTER TABLE blobs ADD COLUMN is_loose INTEGER NOT NULL DEFAULT 1;
-UPDATE blobs SET last_used = created, is_loose = {_unnamed("blobs.digest")};
-CREATE INDEX loose_by_use ON blobs (last_used) WHERE is_loose;
-CREATE TRIGGER required_added AFTER INSERT ON required {_settle("new.digest", 0)};
-CREATE TRIGGER required_removed AFTER DELETE ON required {_settle("old.digest", 1)};
-CREATE TRIGGER edge_added AFTER INSERT ON edges {_settle("new.child", 0)};
-CREATE TRIGGER edge_removed AFTER DELETE ON edges {_settle("old.child", 1)};
-CREATE TABLE totals (blobs INTEGER NOT NULL, bytes INTEGER NOT NULL);
-INSERT INTO totals SELECT count(*), coalesce(sum(size), 0) FROM blobs;
-CREATE TRIGGER blob_added AFTER INSERT ON blobs
- BEGIN UPDATE totals SET blobs = blobs + 1, bytes = bytes + new.size; END;
-CREATE TRIGGER blob_removed AFTER DELETE ON blobs
- BEGIN UPDATE totals SET blobs = blobs - 1, bytes = bytes - old.size; END;
-CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blobs
- BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END
-""",
-    """
-CREATE TABLE proofs (
-    digest TEXT PRIMARY KEY REFERENCES blobs (digest) ON DELETE CASCADE, identity TEXT NOT NULL
-) WITHOUT ROWID
-""",
-    """
-CREATE TABLE journal (what TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID
-""",
-    """
-CREATE TABLE told (name TEXT PRIMARY KEY, said BLOB NOT NULL, checked REAL NOT NULL);
-CREATE INDEX told_by_age ON told (checked)
-""",
-    # AUTOINCREMENT: the number of a view that is gone, which a tree may still bear, is never another's.
-    """
-CREATE TABLE views (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    directory TEXT NOT NULL, kind TEXT NOT NULL,
-    roots TEXT NOT NULL, -- JSON: the root of each content, by its name
-    created REAL NOT NULL
-);
-CREATE TABLE viewed (
-    view INTEGER NOT NULL REFERENCES views (id) ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (view, digest)
-) WITHOUT ROWID
-""",
-    # What an object store is owed; see `owed`. A blob that is recorded again may be nobody's private one any more.
-    f"""
-CREATE TABLE owed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TRIGGER blob_added_owed AFTER INSERT ON blobs {_OWE_NEW};
-CREATE TRIGGER blob_recorded_owed AFTER UPDATE OF created ON blobs {_OWE_NEW}
-""",
-)
-"""What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
 _COLUMNS = (
     "id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest, error,"
     " created, updated, last_used, EXISTS (SELECT 1 FROM pins WHERE pins.name = contents.name)"
 )
-EVICTABLE = (
-    "NOT EXISTS (SELECT 1 FROM pins WHERE pins.name = contents.name)"
-    " AND NOT EXISTS (SELECT 1 FROM contents d WHERE d.state = 'downloading' AND d.name = contents.name)"
-)
-"""What is true of contents that may go: not pinned, and nobody is pulling it, anew or again."""
-KEPT_NAMES = "SELECT name FROM pins UNION SELECT name FROM contents WHERE state = 'downloading'"
-"""The names of all others."""
 MAX_TOLD = 20_000
 """Records of what upstreams said; the listing of a repository takes some kilobytes."""
 MAX_SHARERS = 100
@@ -164,34 +43,12 @@ class Catalog:
         """
         self._path = path
         self._unforced: set[int] = set()
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_SCHEMA):
-            self._db.close()
-            raise sqlite3.DatabaseError(f"version {version}, this nekko reads up to {len(_SCHEMA)}")
-        if version < len(_SCHEMA):
-            with self._transaction():
-                for statement in ";\n".join(_SCHEMA[version:]).split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
+        self._db = open_database(path)
         self.owed = Owed(self._db)
 
     def close(self) -> None:
         """Write back and close."""
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     async def sync(self) -> None:
         """Make every commit so far survive power loss.
@@ -200,7 +57,7 @@ class Catalog:
         add, and here one force serves many commits.
         """
         forced = frozenset(self._unforced)
-        await trio.to_thread.run_sync(_sync_file, self._path.with_name(self._path.name + "-wal"))
+        await trio.to_thread.run_sync(force_log, self._path)
         self._unforced -= forced
 
     def is_durable(self, content: Content) -> bool:
@@ -211,10 +68,10 @@ class Catalog:
 
     def add_blob(self, blob: Blob) -> None:
         """Record a blob, as it was proven just now."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT INTO blobs (digest, size, created, last_used, is_loose)"
-                f" VALUES (:digest, :size, :now, :now, {_unnamed(':digest')})"
+                f" VALUES (:digest, :size, :now, :now, {unnamed(':digest')})"
                 " ON CONFLICT (digest) DO UPDATE SET size = :size, created = :now, last_used = :now",
                 {"digest": str(blob.digest), "size": blob.size, "now": time.time()},
             )
@@ -223,7 +80,7 @@ class Catalog:
 
     def add_edges(self, parent: Digest, children: Iterable[Digest], subject: Digest | None = None) -> None:
         """Record what a manifest in the store names, and what it refers to."""
-        with self._transaction():
+        with transaction(self._db):
             rows = ((str(parent), str(child)) for child in children)
             self._db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?)", rows)
             if subject is not None:
@@ -299,7 +156,7 @@ class Catalog:
 
     def drop_blob(self, digest: Digest) -> list[Digest]:
         """Forget a blob and its edges; give what it named."""
-        with self._transaction():
+        with transaction(self._db):
             rows = self._db.execute("SELECT child FROM edges WHERE parent = ?", (str(digest),)).fetchall()
             self._db.execute("DELETE FROM edges WHERE parent = ?", (str(digest),))
             self._db.execute("DELETE FROM subjects WHERE referrer = ?", (str(digest),))
@@ -308,7 +165,7 @@ class Catalog:
 
     def is_named(self, digest: Digest) -> bool:
         """Tell whether a content, or a manifest in the store, names this blob."""
-        row = self._db.execute(f"SELECT {_unnamed(':d')}", {"d": str(digest)}).fetchone()
+        row = self._db.execute(f"SELECT {unnamed(':d')}", {"d": str(digest)}).fetchone()
         return not row[0]
 
     def totals(self) -> tuple[int, int, int]:
@@ -337,7 +194,7 @@ class Catalog:
     def begin(self, naming: Naming, *, platform: str, is_resumable: bool) -> Content:
         """Record that a pull starts. An earlier attempt's row and what it requires are taken over."""
         now = time.time()
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT INTO contents (name, ref_name, url, platform, state, is_resumable, created, updated, last_used)"
                 " VALUES (?, ?, ?, ?, 'downloading', ?, ?, ?, ?)"
@@ -352,7 +209,7 @@ class Catalog:
 
     def require(self, content: Content, required: Sequence[Required]) -> None:
         """Record what an arriving content needs, as far as it is known, replacing what an earlier attempt thought."""
-        with self._transaction():
+        with transaction(self._db):
             self._set_required(content.id, required)
 
     def require_also(self, content: Content, item: Required) -> None:
@@ -366,7 +223,7 @@ class Catalog:
     def add_part(self, naming: Naming, item: Required) -> None:
         """Record one file that was taken of a content that nobody pulled as a whole: it is partial from then on."""
         now = time.time()
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT INTO contents (name, ref_name, url, platform, state, created, updated, last_used)"
                 " SELECT :n, :r, :u, 'all', 'partial', :t, :t, :t"
@@ -382,12 +239,12 @@ class Catalog:
 
     def set_root(self, content: Content, root: Descriptor, digest: Digest) -> None:
         """Record the manifest of an arriving content, and the digest that is answered for it."""
-        with self._transaction():
+        with transaction(self._db):
             self._set_root(content.id, root, digest)
 
     def complete(self, content: Content, root: Descriptor, required: Sequence[Required], digest: Digest) -> None:
         """Turn an arriving content into the one that is served, in one step with dropping the one served before."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM contents WHERE name = ? AND is_held", (content.naming.name,))
             self._set_root(content.id, root, digest)
             self._set_required(content.id, required)
@@ -411,7 +268,7 @@ class Catalog:
 
         The use of a blob is one of the contents that require it, and of the loose manifests above it.
         """
-        with self._transaction():
+        with transaction(self._db):
             used = [(when, content) for content, when in contents.items()]
             for digest, when in blobs.items():
                 sharers = self._db.execute(
@@ -428,7 +285,7 @@ class Catalog:
 
     def forget(self, content: Content) -> None:
         """Remove a row, and with the last one of a name what it meant; its blobs are `collect`'s business."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM contents WHERE id = ?", (content.id,))
             self._db.execute(
                 "DELETE FROM meanings WHERE name = :n AND NOT EXISTS (SELECT 1 FROM contents WHERE name = :n)",
@@ -471,7 +328,7 @@ class Catalog:
 
     def tell(self, name: str, said: bytes) -> None:
         """Record what an upstream just said of a name; the oldest records of all give way."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?)", (name, said, time.time()))
             self._db.execute(
                 "DELETE FROM told WHERE checked < (SELECT checked FROM told ORDER BY checked DESC LIMIT 1 OFFSET ?)",
@@ -545,7 +402,7 @@ class Catalog:
         """Record a view and what it needs."""
         created = time.time()
         roots = json.dumps({name: str(root) for name, root in view.roots.items()})
-        with self._transaction():
+        with transaction(self._db):
             row = self._db.execute(
                 "INSERT INTO views (directory, kind, roots, created) VALUES (?, ?, ?, ?) RETURNING id",
                 (view.directory, view.kind, roots, created),
@@ -623,71 +480,6 @@ class Catalog:
         self._db.executemany("INSERT INTO required VALUES (?, ?, ?, ?, ?, ?)", ((content_id, *row) for row in rows))
 
 
-@contextmanager
-def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a catalog for reading on a connection of its own: for a worker thread. All it reads is of one moment."""
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
-    try:
-        db.execute("BEGIN")
-        yield db
-    finally:
-        db.close()
-
-
-class Named(NamedTuple):
-    """What index.json tells of a complete content. No `Content`: of 100,000 those take three seconds to make."""
-
-    name: str
-    ref_name: str
-    url: str
-    platform: str
-    root: str
-    root_type: str
-    root_size: int
-    artifact_type: str | None
-
-
-def complete_names(path: Path) -> list[Named]:
-    """Read every complete content for a worker thread."""
-    columns = ", ".join(Named._fields)
-    with snapshot(path) as db:
-        rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name").fetchall()
-    return [Named._make(row) for row in rows]
-
-
-def references(path: Path, part: str, limit: int | None) -> list[tuple[Digest, int]]:
-    """Give named blobs that are no manifests, by digest, and how many manifests name each; for a worker thread.
-
-    Args:
-        part: Their digests have this in them.
-        limit: No more than so many; None for all.
-    """
-    with snapshot(path) as db:
-        rows = db.execute(
-            "SELECT digest, (SELECT count(*) FROM edges WHERE child = digest) FROM blobs"
-            " WHERE NOT is_loose AND instr(digest, ?) AND NOT EXISTS (SELECT 1 FROM edges WHERE parent = digest)"
-            " ORDER BY digest LIMIT ?",
-            (part, -1 if limit is None else limit),
-        )
-        return [(Digest.parse(digest), count) for digest, count in rows]
-
-
-def pinned_bytes(path: Path) -> int:
-    """Tell how many bytes the blobs of pinned contents have; for a worker thread."""
-    with snapshot(path) as db:
-        row = db.execute(
-            "SELECT coalesce(sum(size), 0) FROM blobs WHERE digest IN (SELECT r.digest FROM pins"
-            " JOIN contents c ON c.name = pins.name JOIN required r ON r.content = c.id)"
-        ).fetchone()
-    return int(row[0])
-
-
-def owed_files(path: Path) -> int:
-    """Count the files that an object store is owed; for a worker thread."""
-    with snapshot(path) as db:
-        return int(db.execute("SELECT count(*) FROM owed").fetchone()[0])
-
-
 def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Content:
     (content_id, name, ref_name, url, platform, state, is_resumable, root, root_type, root_size, artifact_type, digest,
      error, created, updated, last_used, is_pinned) = row  # fmt: skip
@@ -700,14 +492,3 @@ def _content_of(row: tuple[object, ...], required: tuple[Required, ...]) -> Cont
         required=required, error=tuple(json.loads(error)) if error else None,  # type: ignore[arg-type]  # the schema's types
         created=created, updated=updated, last_used=last_used, is_pinned=bool(is_pinned),  # type: ignore[arg-type]  # the schema's types
     )  # fmt: skip
-
-
-def _sync_file(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # checkpointed and removed: everything is in the database, forced there by SQLite
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

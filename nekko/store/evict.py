@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
-from nekko.store.catalog import snapshot
 from nekko.store.removal import Plan, Survey, Trial, evictable_bytes
+from nekko.store.snapshot import snapshot
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from nekko.errors import ConfigInvalidError, InvalidError
 from nekko.oci import manifest, mediatype
 from nekko.oci.descriptor import REF_NAME, URL
 from nekko.oci.digest import Digest
-from nekko.store.catalog import Named, complete_names
 from nekko.store.content import Content
 from nekko.store.layout import Layout, replace_file, replacing
+from nekko.store.snapshot import Named, complete_names
 
 log = logging.getLogger(__name__)
 

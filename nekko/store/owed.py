@@ -7,6 +7,7 @@ transaction: no restart and no crash forgets one. What is owed may be gone when 
 import sqlite3
 
 from nekko.oci.digest import Digest
+from nekko.store.database import transaction
 
 _MARK = "owed"
 """The row of the journal that the triggers look for."""
@@ -21,8 +22,7 @@ class Owed:
     def begin(self) -> None:
         """Owe every blob that is here, unless that was done, and from now on each new one."""
         if self._db.execute("SELECT 1 FROM journal WHERE what = ?", (_MARK,)).fetchone() is None:
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:  # commits, or rolls back
+            with transaction(self._db):
                 self._db.execute("INSERT OR IGNORE INTO owed SELECT digest FROM blobs WHERE digest GLOB 'sha256:*'")
                 self._db.execute("INSERT INTO journal VALUES (?, '{}')", (_MARK,))
 

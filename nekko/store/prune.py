@@ -12,8 +12,8 @@ from functools import cached_property
 
 import trio
 
-from nekko.store.catalog import snapshot
 from nekko.store.removal import Item, Plan, Survey, Trial
+from nekko.store.snapshot import snapshot
 from nekko.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from nekko.oci.digest import Digest
-from nekko.store.catalog import EVICTABLE, KEPT_NAMES
+from nekko.store.database import EVICTABLE, KEPT_NAMES
 from nekko.store.layout import Layout
 from nekko.store.readers import has_readers
 

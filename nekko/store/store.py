@@ -13,7 +13,7 @@ from nekko.errors import ConfigInvalidError, StorageFullError
 from nekko.oci.digest import Digest
 from nekko.store.blobs import Blobs
 from nekko.store.capacity import Capacity, is_disk_full
-from nekko.store.catalog import Catalog, pinned_bytes
+from nekko.store.catalog import Catalog
 from nekko.store.collect import STEP, collect, unlink
 from nekko.store.content import Blob, Content, Required, StoreStatistics
 from nekko.store.evict import Evictor
@@ -22,6 +22,7 @@ from nekko.store.ingest import Ingests
 from nekko.store.layout import Layout
 from nekko.store.leases import Leases
 from nekko.store.removal import DIRECTORIES, Item, Plan, Survey
+from nekko.store.snapshot import pinned_bytes
 from nekko.store.uses import Uses
 from nekko.store.views import Views
 

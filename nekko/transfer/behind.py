@@ -19,7 +19,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import BlobUnknownError, DigestMismatchError, NekkoError, UpstreamContentError
 from nekko.oci.digest import Digest
-from nekko.store.catalog import owed_files
+from nekko.store.snapshot import owed_files
 from nekko.store.store import Store
 from nekko.transfer.backoff import pauses
 from nekko.upstream.base import Objects

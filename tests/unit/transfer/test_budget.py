@@ -13,8 +13,8 @@ import trio
 
 from nekko.errors import StorageFullError
 from nekko.oci.digest import Digest
-from nekko.store.catalog import snapshot
 from nekko.store.removal import Trial
+from nekko.store.snapshot import snapshot
 from tests.fakes.far_end import FarEnd, endless, raw, whole
 from tests.fakes.registry import FakeRegistry, image
 from tests.node import QUICK, Node, open_node, wish
