@@ -11,8 +11,8 @@ from nekko.transfer.table import Transfer, retold
 
 CHUNK_BYTES = 256 << 10
 WITHHELD_BYTES = 64 << 10
-"""A reader that does not prove digests itself gets these last bytes only after the proof: nobody takes a wrong file
-for a whole one."""
+"""A reader that does not prove digests itself gets these last bytes of what it asked for only after the proof: nobody
+takes a wrong file, or a wrong range of one, for a whole one."""
 
 
 async def follow(
@@ -45,7 +45,7 @@ async def follow(
                 _, descriptor = blobs.open(transfer.fetched.blob.digest, is_granted=transfer.is_private)
             ready = end if transfer.done.is_set() else progress.position
             if is_proof_needed and not transfer.done.is_set():
-                ready = min(ready, (progress.size or 0) - WITHHELD_BYTES)
+                ready = min(ready, end - WITHHELD_BYTES)
             count = min(CHUNK_BYTES, min(ready, end) - offset)
             if count <= 0:
                 await moved.wait()

@@ -101,18 +101,31 @@ async def test_file_that_arrives_is_streamed_before_its_digest_is_known(served: 
     url = far.on("/m.gguf", whole(BODY, stall_after=200_000, gate=gate))
     await served.post({"url": url}, Prefer="respond-async")
     path = f"{ROOT}/{encoded(url)}/m.gguf"
-    part = await served.client.get(path, headers={"Range": "bytes=0-99"})
-    assert (part.status_code, part.content) == (206, BODY[:100])
-    assert "etag" not in part.headers
     head = await served.client.head(path)
     assert head.headers["content-length"] == str(len(BODY))
     received = b""
     async with served.client.stream("GET", path) as answer:
+        assert "etag" not in answer.headers
         async for chunk in answer.aiter_bytes():
             received += chunk
             gate.set()
     assert received == BODY
     assert len(far.requests) == 1
+
+
+async def test_range_of_a_file_that_arrives_waits_until_the_file_is_proven(served: Served, far: FarEnd) -> None:
+    gate = trio.Event()
+    url = far.on("/m.gguf", whole(BODY, stall_after=200_000, gate=gate))
+    await served.post({"url": url}, Prefer="respond-async")
+    received = b""
+    stream = served.client.stream("GET", f"{ROOT}/{encoded(url)}/m.gguf", headers={"Range": "bytes=0-99"})
+    async with stream as answer:
+        assert answer.status_code == 206
+        gate.set()
+        async for chunk in answer.aiter_bytes():
+            received += chunk
+            assert served.node.store.blobs.stat(Digest.of(BODY)) is not None
+    assert received == BODY[:100]
 
 
 async def test_file_whose_turn_has_not_come_is_waited_for(tmp_path: Path, hub: FakeHub) -> None:

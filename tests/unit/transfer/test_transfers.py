@@ -233,8 +233,13 @@ async def test_wrong_length_is_the_upstreams_fault(node: Node, far: FarEnd, leng
     assert node.leftovers() == []
 
 
-@pytest.mark.parametrize("start", [0, 1, 1_500_000, len(BODY) - 1], ids=str)
-async def test_follower_streams_what_is_there_and_waits_for_the_proof(node: Node, far: FarEnd, start: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, len(BODY)), (1, len(BODY)), (1_500_000, len(BODY)), (len(BODY) - 1, len(BODY)), (0, 1_000_000), (5, 100)],
+)
+async def test_follower_streams_what_is_there_and_waits_for_the_proof(
+    node: Node, far: FarEnd, start: int, end: int
+) -> None:
     gate = trio.Event()
     remote = node.remote(far.on("/b", whole(BODY, stall_after=len(BODY) - 1, gate=gate)), DIGEST, len(BODY))
     got = bytearray()
@@ -242,15 +247,15 @@ async def test_follower_streams_what_is_there_and_waits_for_the_proof(node: Node
         await _arrived(transfer, len(BODY) - 1)
 
         async def read() -> None:
-            async for chunk in follow(transfer, node.store.blobs, start=start, end=len(BODY)):
+            async for chunk in follow(transfer, node.store.blobs, start=start, end=end):
                 got.extend(chunk)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked(0.05)
-            assert len(got) == max(0, len(BODY) - WITHHELD_BYTES - start)
+            assert len(got) == max(0, end - WITHHELD_BYTES - start)
             gate.set()
-    assert got == BODY[start:]
+    assert got == BODY[start:end]
 
 
 async def test_follower_is_broken_off_when_the_bytes_were_wrong(node: Node, far: FarEnd) -> None:
