@@ -18,7 +18,7 @@ from nekko.store.collect import STEP, collect, unlink
 from nekko.store.content import Blob, Content, Required, StoreStatistics
 from nekko.store.evict import Evictor
 from nekko.store.index import IndexFile, check_catalog
-from nekko.store.ingest import Ingests
+from nekko.store.ingests import Ingests
 from nekko.store.layout import Layout
 from nekko.store.leases import Leases
 from nekko.store.removal import DIRECTORIES, Item, Plan, Survey

@@ -10,7 +10,7 @@ import pytest
 from nekko.errors import SizeMismatchError
 from nekko.oci.digest import Digest
 from nekko.store.extents import cut, first_gap, joined, total
-from nekko.store.ingest import Ingests
+from nekko.store.ingests import Ingests
 from nekko.store.store import Store, open_store
 
 BODY = random.Random(3).randbytes(1000)
