@@ -24,6 +24,17 @@ def check_certificates(settings: Settings, origin: Mapping[str, str]) -> None:
             raise ConfigInvalidError(f"{where}: {lonely[1]} is missing, they go together")
 
 
+def check_mirrors(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse a registry that is its own mirror.
+
+    Raises:
+        ConfigInvalidError: Names it.
+    """
+    for name, host in settings.hosts.items():
+        if name in host.mirrors:
+            raise ConfigInvalidError(f"hosts ({origin['hosts']}): {name}: mirrors: {name} is asked anyway, last")
+
+
 def _lonely(pair: Mapping[str, object]) -> tuple[str, str] | None:
     """Give the key that is set and the key that is missing, if only one of two is."""
     given = [key for key, path in pair.items() if path]

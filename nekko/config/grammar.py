@@ -35,6 +35,7 @@ _UNITS = {"": 1, "b": 1} | {
 }
 _DURATIONS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s?([A-Za-z]{0,3})", re.ASCII)
+_PREFIX = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s/@?#:*\[\]\\]+)(?::[0-9]{1,5})?")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -299,6 +300,15 @@ def host(value: str) -> str:
         shown = value.rpartition("@")[2][:200]
         raise ConfigInvalidError(f"{shown!r} is not a host: write host or host:port, in lower case, without a scheme")
     return value
+
+
+def mirror(value: str) -> str:
+    """Give `host`, `host:port`, or one of these with the path that repositories are below, checked."""
+    named, slash, prefix = value.partition("/")
+    if slash and not _PREFIX.fullmatch(prefix):
+        shown = value.rpartition("@")[2][:200]
+        raise ConfigInvalidError(f"{shown!r} is not a mirror: write host[:port] or host[:port]/path, without a scheme")
+    return host(named) + slash + prefix
 
 
 def registry(value: str) -> str:

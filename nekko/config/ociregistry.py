@@ -27,6 +27,8 @@ _NO_MEANING = {
     "arch": "images are preloaded for this host",
     "configFile": "this is the file",
 }
+_OURS = ("mirrors", "proxy", "connectTimeoutSeconds", "stallTimeoutSeconds", "revalidateSeconds", "maxTransfers")
+"""Of `hosts.<host>`, for an entry of `registries` as well."""
 _LEVELS = {"debug": "1", "info": "0", "warn": "0", "error": "0"}
 
 
@@ -110,7 +112,7 @@ def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
     hosts: dict[str, Any] = {}
     for position, entry in enumerate(value):
         where = f"registries[{position}]"
-        given = _table(entry, ("name", "description", "scheme", "auth", "tls"), notices, where)
+        given = _table(entry, ("name", "description", "scheme", "auth", "tls", *_OURS), notices, where)
         if not isinstance(name := given.get("name"), str):
             raise ConfigInvalidError(f"[{position}]: name is missing")
         name = DOCKER_HUB if name in DOCKER_HUB_ALIASES else name.lower()
@@ -121,7 +123,7 @@ def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
             continue
         if name in hosts:
             raise ConfigInvalidError(f"[{position}]: {name} is given twice")
-        hosts[name] = {key: given[key] for key in ("scheme",) if key in given}
+        hosts[name] = {key: given[key] for key in ("scheme", *_OURS) if key in given}
         tls = _table(given.get("tls", {}), ("ca", "cert", "key", "insecureSkipVerify"), notices, f"{where}.tls")
         hosts[name] |= tls | _auth(given.get("auth", {}), notices, f"{where}.auth")
     return {"hosts": hosts} if hosts else {}

@@ -83,6 +83,11 @@ class Host:
         None, "bytes received a second from this host; maxBandwidth holds besides", key="maxBandwidth",
         read=grammar.bandwidth,
     )  # fmt: skip
+    mirrors: tuple[str, ...] = setting(
+        (), "of a registry: hosts that are asked before it, in this order, each by its own entry here; host/path where "
+        "its repositories are below a path",
+        read=grammar.mirror,
+    )  # fmt: skip
     connect_timeout_seconds: float | None = setting(
         None, "longest wait for a connection to this host, instead of connectTimeoutSeconds", read=grammar.seconds
     )

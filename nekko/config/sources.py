@@ -15,7 +15,14 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from nekko.config import grammar
-from nekko.config.checks import check_accounts, check_certificates, check_host, check_object_store, check_storages
+from nekko.config.checks import (
+    check_accounts,
+    check_certificates,
+    check_host,
+    check_mirrors,
+    check_object_store,
+    check_storages,
+)
 from nekko.config.file import read_file
 from nekko.config.ociregistry import from_ociregistry, is_ociregistrys
 from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
@@ -74,6 +81,7 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
         origin |= source
     settings = _structure(Settings, values, {key: f"{key} ({source})" for key, source in origin.items()})
     check_certificates(settings, origin)
+    check_mirrors(settings, origin)
     check_storages(settings, origin)
     check_object_store(settings, origin)
     check_accounts(settings, origin)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import IntegrityError, NekkoError, UpstreamContentError, UpstreamCutError
+from nekko.errors import IntegrityError, NekkoError, UpstreamContentError, UpstreamCutError, UpstreamError
 from nekko.store.content import Blob
 from nekko.store.ingest import Ingest
 from nekko.transfer.arrival import Arrival, Progress
@@ -27,13 +27,15 @@ async def fetch(
     *,
     ranges: Ranges,
     settings: Settings,
-    received: Callable[[int], None],
+    received: Callable[[Remote, int], None],
     expects: Callable[[int], Awaitable[None]],
 ) -> Blob:
     """Bring a remote's bytes into an ingest and publish them.
 
+    A remote with a fallback is tried once, and what it brought is gone on with there.
+
     Args:
-        received: Told of bytes as they arrive; may raise to end the transfer (the disk runs full).
+        received: Told of bytes as they arrive, and from where; may raise to end the transfer (the disk runs full).
         expects: Told how many bytes are still to come, when the upstream says so, else in steps, before they are
             written; makes room, or raises (there is none).
 
@@ -46,7 +48,7 @@ async def fetch(
     backoff = backoff_of(settings)
     may_refetch = True
     progress.size = remote.size
-    arrival = Arrival(ingest, progress, received)
+    arrival = Arrival(ingest, progress, lambda count: received(remote, count))
     while True:
         before = ingest.present_bytes
         try:
@@ -59,6 +61,12 @@ async def fetch(
         except IntegrityError as error:
             fault = error
         except NekkoError as error:
+            if isinstance(error, UpstreamError) and remote.fallback is not None:
+                log.info("%s; asking %s", error, remote.fallback.where)
+                remote = remote.fallback
+                # The validators are those of the place that failed.
+                await ingest.note(size=remote.size, etag=None, last_modified=None)
+                continue
             if ingest.present_bytes > before:
                 backoff.progressed()
             pause = backoff.pause(error)
@@ -70,6 +78,9 @@ async def fetch(
         log.warning("%s: %s", remote.where, fault)
         await ingest.quarantine(f"{remote.where}: {fault}")
         progress.begin_anew()
+        if remote.fallback is not None:
+            remote = remote.fallback
+            continue
         if not may_refetch:
             raise UpstreamContentError(f"{remote.where}: {fault}") from fault
         may_refetch = False

@@ -197,6 +197,7 @@ class _Absent:
     where: str
     size: None = None
     host: str = "archive"
+    fallback: None = None
 
     def open(self, **_: object) -> AbstractAsyncContextManager[Body]:
         raise UpstreamNotFoundError(f"{self.where}: the archive lacks {self.digest}", status=404)

@@ -179,6 +179,11 @@ class _Exactly:
     def host(self) -> str:
         return self.remote.host
 
+    @property
+    def fallback(self) -> Remote | None:
+        after = self.remote.fallback
+        return None if after is None else _Exactly(after, self.digest, self.size)
+
     def open(
         self,
         *,

@@ -234,8 +234,8 @@ class Transfers:
             if digest is not None and (blob := self._store.blobs.stat(digest)) is not None:
                 return Fetched(blob, Validators())  # the transfer that was unwinding had all of it after all
 
-            def received(count: int) -> None:
-                self.received_by_host[remote.host] = self.received_by_host.get(remote.host, 0) + count
+            def received(source: Remote, count: int) -> None:
+                self.received_by_host[source.host] = self.received_by_host.get(source.host, 0) + count
                 ingest.arrived(count)
                 self._store.capacity.spend(transfer.key, count)
 

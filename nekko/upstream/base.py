@@ -88,6 +88,10 @@ class Remote(Protocol):
     def host(self) -> str:
         """`host[:port]` that the limit of transfers per host counts by."""
 
+    @property
+    def fallback(self) -> "Remote | None":
+        """Where the same bytes are asked for if this place fails in any way; only a mirror has one."""
+
     def open(
         self,
         *,

@@ -20,8 +20,9 @@ from nekko.upstream.base import Known, Resolution, Unchanged
 from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import RegistryLogin
 from nekko.upstream.faults import read_small, refusal
-from nekko.upstream.registry import OciImage, Session, root_of
+from nekko.upstream.registry import OciImage, root_of
 from nekko.upstream.repository import OciRepository
+from nekko.upstream.session import Places, Session, Silences
 from nekko.upstream.tokens import TokenSource
 
 
@@ -50,7 +51,7 @@ class OllamaUpstream:
         if known is not None and known.root == digest:
             return Unchanged()
         root = root_of(raw, _own_type(raw), digest, url, self._settings)
-        return OciImage(root, raw, session, self._threads)
+        return OciImage(root, raw, _only(session), self._threads)
 
     def check(self, locator: OllamaLocator) -> None:
         """Refuse what the fetch policy keeps this node from asking for; sends nothing.
@@ -62,7 +63,7 @@ class OllamaUpstream:
 
     def repository(self, locator: OllamaLocator) -> OciRepository:
         """Open the repository of a model, with the configured token."""
-        return OciRepository(self._session(locator, None), self._settings, self._threads)
+        return OciRepository(_only(self._session(locator, None)), self._settings, self._threads)
 
     def _url(self, locator: OllamaLocator) -> str:
         if locator.host == OLLAMA:
@@ -75,6 +76,10 @@ class OllamaUpstream:
         url, repository = self._url(locator), f"{locator.namespace}/{locator.model}"
         tokens = TokenSource(self._client, url, login)
         return Session(self._client, f"{url}/v2/{repository}", locator.host, repository, tokens)
+
+
+def _only(session: Session) -> Places:
+    return Places((session,), Silences())
 
 
 def _own_type(raw: bytes) -> str:

@@ -1,15 +1,14 @@
 """OCI registries as an upstream. Source: OCI distribution specification, pull; see also `tokens`."""
 
+import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import DigestInvalidError, ManifestInvalidError, UpstreamContentError
+from nekko.errors import DigestInvalidError, ManifestInvalidError, UpstreamContentError, UpstreamError
 from nekko.oci import manifest, mediatype
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
@@ -21,8 +20,10 @@ from nekko.upstream.client import HttpClient
 from nekko.upstream.credentials import RegistryLogin, configured_login
 from nekko.upstream.ecr import EcrLogins
 from nekko.upstream.faults import read_small, refusal
-from nekko.upstream.remote import HttpRemote
+from nekko.upstream.session import Places, Session, Silences
 from nekko.upstream.tokens import TokenSource
+
+log = logging.getLogger(__name__)
 
 _TYPES = (mediatype.OCI_INDEX, mediatype.DOCKER_INDEX, mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST)
 ACCEPT = ", ".join((*_TYPES, "*/*;q=0.1"))
@@ -36,6 +37,7 @@ class OciUpstream:
         self._settings = settings
         self._threads = threads
         self._ecr = EcrLogins(client, os.environ)
+        self._silences = Silences()
         self._shared: dict[tuple[str, RegistryLogin | None], TokenSource] = {}
 
     async def resolve(
@@ -46,12 +48,15 @@ class OciUpstream:
         A HEAD does not count against Docker Hub's limit of pulls.
         """
         reference = locator.reference
-        session = await self.session(reference, credentials or locator.credentials)
-        url = f"{session.base}/manifests/{reference.digest or reference.tag}"
-        if known is not None and await _is_unchanged(session, url, known.root):
-            return Unchanged()
-        root, body = await _fetch_root(session, url, reference.digest, self._settings)
-        return OciImage(root, body, session, self._threads)
+
+        async def root_at(session: Session) -> tuple[Descriptor, bytes] | None:
+            url = f"{session.base}/manifests/{reference.digest or reference.tag}"
+            if known is not None and await _is_unchanged(session, url, known.root):
+                return None
+            return await _fetch_root(session, url, reference.digest, self._settings)
+
+        found, places = await (await self.places(reference, credentials or locator.credentials)).ask(root_at)
+        return OciImage(*found, places, self._threads) if found is not None else Unchanged()
 
     def check(self, reference: Reference) -> None:
         """Refuse what the fetch policy keeps this node from asking for; sends nothing.
@@ -59,50 +64,47 @@ class OciUpstream:
         Raises:
             UpstreamForbiddenError: The registry is denied, or not allowed.
         """
-        self._client.check(httpx.URL(self._url(reference)))
+        self._client.check(httpx.URL(self._url(reference.registry)))
 
-    async def session(self, reference: Reference, credentials: Credentials | None = None) -> "Session":
-        """Open the repository of a reference, with a login of one request or the configured one."""
-        registry, url, host = reference.registry, self._url(reference), _host(reference)
+    async def places(self, reference: Reference, credentials: Credentials | None = None) -> Places:
+        """Say where the repository of a reference is asked.
+
+        Args:
+            credentials: The login of one request, which its registry is shown and no mirror; else the configured one.
+        """
+        registry, sessions = reference.registry, list[Session]()
+        for mirror in self._client.rules(registry).mirrors:
+            host, slash, prefix = mirror.partition("/")
+            if self._silences.covers(host):
+                continue
+            try:
+                tokens = await self._tokens(host)
+            except UpstreamError as error:  # no token of a provider
+                log.info("%s; asking elsewhere for %s", error, registry)
+                continue
+            repository = f"{prefix}{slash}{reference.repository}"
+            sessions.append(Session(
+                self._client, f"{self._url(host)}/v2/{repository}", _answering(host), repository, tokens, registry
+            ))  # fmt: skip
         if credentials is not None:  # of one request: its tokens are not for others
-            tokens = TokenSource(self._client, url, RegistryLogin.of_request(credentials))
+            tokens = TokenSource(self._client, self._url(registry), RegistryLogin.of_request(credentials))
         else:
-            rules = self._client.rules(registry)
-            if rules.token_provider is None:
-                login = await configured_login(registry, rules, self._settings.docker_config)
-            else:
-                login = await self._ecr.login(registry, rules)
-            tokens = self._shared.setdefault((url, login), TokenSource(self._client, url, login))
-        return Session(self._client, f"{url}/v2/{reference.repository}", host, reference.repository, tokens)
+            tokens = await self._tokens(registry)
+        base = f"{self._url(registry)}/v2/{reference.repository}"
+        sessions.append(Session(self._client, base, _answering(registry), reference.repository, tokens))
+        return Places(tuple(sessions), self._silences)
 
-    def _url(self, reference: Reference) -> str:
-        return f"{self._client.scheme(reference.registry)}://{_host(reference)}"
+    async def _tokens(self, registry: str) -> TokenSource:
+        """Give the tokens of the configured login, which all requests share."""
+        rules, url = self._client.rules(registry), self._url(registry)
+        if rules.token_provider is None:
+            login = await configured_login(registry, rules, self._settings.docker_config)
+        else:
+            login = await self._ecr.login(registry, rules)
+        return self._shared.setdefault((url, login), TokenSource(self._client, url, login))
 
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One repository, spoken to with one login. `base` is the URL of its API."""
-
-    client: HttpClient
-    base: str
-    host: str
-    repository: str
-    tokens: TokenSource
-
-    @asynccontextmanager
-    async def send(self, method: str, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        """Send a request with what the registry wants to see; one new token when the old one has run out."""
-        scope = f"repository:{self.repository}:pull"
-        header = self.tokens.header(scope)
-        async with self.client.send(method, url, headers=headers, authorization=header) as response:
-            if response.status_code != 401:
-                yield response
-                return
-            header = await self.tokens.answer(response, scope, url)
-        async with self.client.send(method, url, headers=headers, authorization=header) as response:
-            if response.status_code == 401:
-                raise self.tokens.refused(url)
-            yield response
+    def _url(self, registry: str) -> str:
+        return f"{self._client.scheme(registry)}://{_answering(registry)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,32 +113,17 @@ class OciImage:
 
     root: Descriptor
     body: bytes
-    session: Session
+    places: Places
     threads: trio.CapacityLimiter
 
     def remote(self, descriptor: Descriptor) -> Remote:
         """Give the remote of a manifest or blob of this repository."""
-        return remote_of(self.session, descriptor.digest, descriptor.size, descriptor.media_type, self.threads)
+        return self.places.remote(descriptor.digest, descriptor.size, descriptor.media_type, self.threads)
 
 
-def remote_of(
-    session: Session,
-    digest: Digest,
-    size: int | None,
-    media_type: str | None,
-    threads: trio.CapacityLimiter,
-) -> Remote:
-    """Give the remote of a blob of a repository, or of a manifest where the media type is one's."""
-    is_manifest = media_type in mediatype.GRAPH
-    return HttpRemote(
-        f"{session.base}/{'manifests' if is_manifest else 'blobs'}/{digest}", session.host, session.send,
-        session.client.stall_seconds(session.host), threads, digest, size,
-        {"Accept": f"{media_type}, */*;q=0.1"} if is_manifest else {}, session.client.send,
-    )  # fmt: skip
-
-
-def _host(reference: Reference) -> str:
-    return DOCKER_HUB_API if reference.registry == DOCKER_HUB else reference.registry
+def _answering(registry: str) -> str:
+    """Give the host that answers for a registry."""
+    return DOCKER_HUB_API if registry == DOCKER_HUB else registry
 
 
 async def _is_unchanged(session: Session, url: str, root: Digest) -> bool:

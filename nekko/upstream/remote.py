@@ -12,7 +12,7 @@ import trio
 from nekko.errors import UpstreamContentError, UpstreamDeniedError, UpstreamUnavailableError
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import parse_content_range
-from nekko.upstream.base import Body, Validators
+from nekko.upstream.base import Body, Remote, Validators
 from nekko.upstream.body import HttpBody
 from nekko.upstream.faults import refusal, where_of
 
@@ -39,6 +39,7 @@ class HttpRemote:
     headers: Mapping[str, str] = field(default_factory=dict)
     send_plain: Send | None = None
     """Sends a GET without credentials, to where a redirect led before; None: every part asks its way anew."""
+    fallback: Remote | None = None
 
     @property
     def where(self) -> str:

@@ -84,4 +84,4 @@ class Upstreams:
             return await self.hub.repository(wanted)
         if isinstance(wanted, OllamaLocator):
             return self._models.repository(wanted)
-        return OciRepository(await self._registries.session(wanted), self._settings, self._threads)
+        return OciRepository(await self._registries.places(wanted), self._settings, self._threads)

@@ -97,7 +97,8 @@ class FarEnd:
                 if request is None:
                     return
                 self.requests.append(request)
-                script = self._scripts.get(request.path, [self.otherwise])
+                path = request.path.partition("?ns=")[0]  # said to a mirror, whatever it is asked for
+                script = self._scripts.get(path, [self.otherwise])
                 answer = script.pop(0) if len(script) > 1 else script[0]
                 await answer(stream, request)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -62,6 +62,9 @@ registries:
   description: foo
   scheme: http
   auth: {user: ann, password: no, passwordFromEnv: THE_PASSWORD}
+  mirrors: [a.example.com, "b.example.com:5000/hub"]
+  proxy: none
+  connectTimeoutSeconds: 3
 - name: upstream one
 - name: index.docker.io
   auth: {token: {static: QVdTOnB3}}
@@ -99,7 +102,10 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         listen=(":8081=health", ":8082=admin"), default_registry="quay.io", max_transfers=3,
         tls_cert=Path("/my/c"), tls_key=Path("/my/k"), tls_client_ca=Path("/my/ca"), tls_client_auth="require",
         hosts={
-            "my-upstream:8888": Host(scheme="http", username="ann", password="no", password_env="THE_PASSWORD"),
+            "my-upstream:8888": Host(
+                scheme="http", username="ann", password="no", password_env="THE_PASSWORD", proxy="none",
+                mirrors=("a.example.com", "b.example.com:5000/hub"), connect_timeout_seconds=3.0,
+            ),
             "docker.io": Host(basic_token="QVdTOnB3", insecure_skip_verify=True),
             "1.dkr.ecr.eu-west-1.amazonaws.com": Host(
                 token_provider="ecr", token_provider_options=("profile=default", "region=eu-west-1"),
@@ -136,6 +142,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("registries: [{name: a.b, auth: {token: {provider: gcr}}}]", "'gcr' is neither ecr"),
         ("registries: [{name: a.b, auth: {token: {provider: ecr, providerOpts: zone=a}}}]", "'zone=a' is none of"),
         ("registries: [{name: a.b, tls: {cert: /x}}]", "key is missing"),
+        ("registries: [{name: a.b, mirrors: [https://c.d]}]", "is not a mirror: write host[:port]"),
+        ("registries: [{name: a.b, mirrors: [c.d/../e]}]", "is not a mirror: write host[:port]"),
+        ("registries: [{name: a.b, mirrors: [ann:secret@c.d]}]", "'c.d' is not a host"),
+        ("registries: [{name: a.b, mirrors: [c.d, a.b]}]", "a.b is asked anyway"),
         ("serverTlsConfig: {clientAuth: maybe}", "clientAuth: 'maybe'"),
         ("serverTlsConfig: {cert: /x}", "tlsKey is missing"),
     ],
