@@ -4,13 +4,25 @@ import os
 import re
 from pathlib import Path
 
-from nekko.errors import ImageInvalidError
+from nekko.errors import CommandError, HostError, ImageInvalidError
+from nekko.images import host
 from nekko.images.attach import base_of
 from nekko.images.confine import open_below
 from nekko.images.work import Work
 
 _REFUSED = ("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "encryption", "helper", "uhelper")
 """Options that would have mount(8) do something else than mounting this device."""
+
+NFS_VERSION = "4.2"
+_NFS_OPTIONS = """
+ac acdirmax acdirmin acl acregmax acregmin actimeo clientaddr cto fg fsc hard intr local_lock lock lookupcache max_connect
+migration minorversion mounthost mountport mountproto mountvers namlen nconnect noac noacl nocto nofsc nointr nolock
+nomigration nordirplus noresvport nosharecache nosoftreval notrunkdiscovery port proto rdirplus rdma resvport retrans
+retry rsize sec sharecache soft softerr softreval tcp timeo trunkdiscovery udp write wsize xprtsec
+noatime nodev nodiratime noexec nosuid relatime
+"""
+"""Those of nfs(5), and what any mount may be told. Not among them: what `version` and `ro` say, and `bg`, with which
+there may be no mount when mounting is done."""
 
 _FS_TYPE = re.compile(r"(?!no)[a-z][a-z0-9_.-]*")
 """One type: mount(8) also takes lists, and `no…` for any but that."""
@@ -48,6 +60,35 @@ async def mount_bind(work: Work) -> None:
         os.close(source)
     if own.get("ro", False):
         await work.remount_read_only(place)
+
+
+async def mount_nfs(work: Work) -> None:
+    """Mount a directory that another host exports by NFS."""
+    own = work.own
+    options = own.get("options") or []
+    for option in options:
+        if option.partition("=")[0] not in _NFS_OPTIONS.split() or "," in option:
+            raise ImageInvalidError(
+                f"nfs: option {option[:100]!r} cannot be used here: it is none of nfs(5)'s for that"
+            )
+    if not own["path"].startswith("/"):
+        raise ImageInvalidError(f"nfs: path {own['path'][:200]!r} does not begin with a slash")
+    host.program("mount.nfs")  # mount(8) would only guess what is missing
+    said = ["ro" if own.get("ro", False) else "rw", f"vers={own.get('version', NFS_VERSION)}", *options]
+    place = await work.mountpoint()
+    try:
+        await work.mount(place, "-t", "nfs", "-o", ",".join(said), f"{in_brackets(own['host'])}:{own['path']}")
+    except CommandError as error:
+        if "No such device" in error.told:
+            raise HostError("nfs: this kernel has no client for NFS: its module nfs is missing") from error
+        if "Failed to resolve" in error.told:
+            raise ImageInvalidError(f"nfs: {error.told}") from error
+        raise
+
+
+def in_brackets(address: str) -> str:
+    """Give a host as it is written before a colon."""
+    return f"[{address}]" if ":" in address else address
 
 
 async def mount_overlay(work: Work) -> None:

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from nekko.images.steps import Step
 
+SECRETS = ("credentials", "password", "password_in", "secret")
+"""Fields of definitions, and of the `options` in them, that are neither shown nor kept."""
+
 Type = Literal["attach", "mount", "container"]
 State = Literal["creating", "ready", "removing"]
 """`creating`: nobody may refer to it yet. `removing`: nobody may any more; if that fails, `error` says why."""
@@ -75,6 +78,14 @@ def slots(type_: Type, definition: Mapping[str, Any]) -> Iterator[Slot]:
         yield Slot(own, "attach", "attach")
     elif kind in ("loopback", "bind") and own.get("base") == "mount" and own.get("mount"):
         yield Slot(own, "mount", "mount")
+
+
+def take_secrets(definition: Mapping[str, Any]) -> dict[str, str]:
+    """Take the secrets of an object itself, not of what is nested, out of its definition; give them by their names."""
+    own = definition.get(str(definition.get("kind", "")), {})
+    options = own.get("options")
+    holders = [own, options] if isinstance(options, dict) else [own]
+    return {name: holder.pop(name) for holder in holders for name in SECRETS if name in holder}
 
 
 def separate(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from nekko.images.attach import attach_local, attach_loopback
 from nekko.images.content import Supply
 from nekko.images.journal import Journal
 from nekko.images.layers import Layers
-from nekko.images.mount import mount_attach, mount_bind, mount_overlay
+from nekko.images.mount import mount_attach, mount_bind, mount_nfs, mount_overlay
 from nekko.images.mount_content import mount_content, mount_uri
-from nekko.images.objects import Object, Type, separate, slots
+from nekko.images.objects import Object, Type, separate, slots, take_secrets
 from nekko.images.run import RESTING, Containers, make_container
 from nekko.images.steps import Step
 from nekko.images.work import Places, Surroundings, Work
@@ -45,6 +45,7 @@ DRIVERS: Mapping[tuple[Type, str], Driver] = {
     ("mount", "attach"): mount_attach,
     ("mount", "bind"): mount_bind,
     ("mount", "content"): mount_content,
+    ("mount", "nfs"): mount_nfs,
     ("mount", "overlay"): mount_overlay,
     ("mount", "uri"): mount_uri,
 }
@@ -131,15 +132,18 @@ class Images:
             raise DriverUnknownError(f"there is no driver for {type_} kind {kind[:100]!r} here: there are {known}")
         if kind and kind not in definition:
             raise ImageInvalidError(f"{type_} kind {kind!r}: its part {kind!r} of the definition is missing")
+        kinds = {name for each, name in DRIVERS if each == type_ and kind}
+        if foreign := sorted(kinds & definition.keys() - {kind}):
+            raise ImageInvalidError(f"{type_} kind {kind!r}: its definition has a part {foreign[0]!r}, of another kind")
         made = Object(self._journal.reserve(), type_, separate(definition), is_held=is_held)
         # Before anybody sees it. The journal has nothing of it until what is nested has taken its own secrets out.
-        secret = made.definition[kind].pop("credentials", None) if kind else None
+        secrets = take_secrets(made.definition)
         self._objects[made.id] = made
         try:
             for slot in list(slots(type_, made.definition)):
                 slot.fill({"id": await self._refer(made, slot.type, slot.value, depth)})
             self._journal.write(made)
-            await driver(Work(made, self._surroundings, self._objects.__getitem__, secret))
+            await driver(Work(made, self._surroundings, self._objects.__getitem__, secrets))
             made.state = "ready"
             self._journal.write(made)
         except BaseException:

@@ -89,14 +89,18 @@ class Work:
     """What a driver does its work with. Everything it does to the host goes through here."""
 
     def __init__(
-        self, made: Object, surroundings: Surroundings, find: Callable[[int], Object], secret: str | None
+        self,
+        made: Object,
+        surroundings: Surroundings,
+        find: Callable[[int], Object],
+        secrets: Mapping[str, str],
     ) -> None:
         self.made = made
         self.places = surroundings.places
         self.supply = surroundings.supply
         self.layers = surroundings.layers
         self.max_unpacked_bytes = surroundings.max_unpacked_bytes
-        self._secret = secret
+        self.secrets = secrets
         self._journal = surroundings.journal
         self._find = find
 
@@ -109,7 +113,7 @@ class Work:
     async def bring(self, source: str) -> Brought:
         """Have a content in the cache, and keep it there while this object lives."""
         holder = str(self.made)
-        brought = await self.supply.bring(source, holder, secret=self._secret)
+        brought = await self.supply.bring(source, holder, secret=self.secrets.get("credentials"))
         self.made.kept = self.supply.kept(holder)
         self._journal.write(self.made)
         return brought
