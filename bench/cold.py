@@ -10,9 +10,8 @@ from pathlib import Path
 
 from bench.command import at_once, timed
 from bench.daemon import nekko
-from bench.hub import FILE, REPOSITORY
 from bench.measure import Case, Row, Sample, Target
-from bench.site import HF, Site
+from bench.site import FILE, HF, REPOSITORY, Site
 from tests.servers import Server, free_port, running
 
 CLIENTS = 64
@@ -79,7 +78,7 @@ def _file(title: str, site: Site, place: Path, sync: str, *, limit: float) -> Ro
         lambda: _then_removed(out, f"{sys.executable} -m bench.floor {url} {out}{synced}"),
     )
     own = Case(NEKKO, lambda: _pull(place / "cache", url))
-    missing = [] if hub is not None else ["hf (`packaging/setup peers` installs it)"]
+    missing = [] if hub is not None else ["hf (`packaging/setup bench` installs it)"]
     return Row(
         title, [*peers, floor, own], [Target(own.name, "s", "<=", limit, [peer.name for peer in peers])], missing
     )

@@ -1,27 +1,26 @@
-"""The tests' Hub, with one large file that nginx serves as its CDN. `python -m bench.hub URL SHA256 SIZE` prints its own."""
+"""The tests' Hub, with large files that nginx serves as its CDN. `python -m bench.hub JSON` prints its endpoint."""
 
+import json
 import sys
+from collections.abc import Mapping
 
 import trio
 
-from tests.fakes.far_end import redirect
-from tests.fakes.hub import fake_hub
+from tests.fakes.hub import Elsewhere, fake_hub
 
-REPOSITORY, FILE = "bench/model", "model.safetensors"
+Repositories = Mapping[str, Mapping[str, tuple[str, str, int]]]
+"""By its name, what is in a repository: by its path, the URL, SHA-256 and size of a file."""
 
 
-async def main(url: str, encoded: str, size: str) -> None:
+async def main(repositories: Repositories) -> None:
     """Serve until killed."""
     async with fake_hub() as hub:
-        repo = hub.add(REPOSITORY, {FILE: b"in its place"})
-        told = {
-            "X-Repo-Commit": repo.branches["main"], "X-Linked-Etag": f'"{encoded}"', "X-Linked-Size": size, "ETag": f'"{encoded}"',
-        }  # fmt: skip
-        for revision in ("main", repo.branches["main"]):
-            hub.far.on(f"/{REPOSITORY}/resolve/{revision}/{FILE}", redirect(url, headers=told))
+        for name, files in repositories.items():
+            repo = hub.add(name, {"config.json": b"{}\n", **dict.fromkeys(files, b"")}, lfs=set(files))
+            repo.elsewhere = {path: Elsewhere(*told) for path, told in files.items()}
         print(hub.url, flush=True)
         await trio.sleep_forever()
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])
+    trio.run(main, json.loads(sys.argv[1]))

@@ -21,6 +21,8 @@ from tests.servers import Server, docker_registry, nginx
 
 SMALL = b"s" * 404
 HF = Path(__file__).parents[1] / "build/peers/hub-2/bin/hf"
+REPOSITORY, FILE = "bench/model", "model.safetensors"
+SHARDED, SHARDS = "bench/sharded", 4
 
 
 class Site:
@@ -91,20 +93,33 @@ class Site:
     @cached_property
     def blob(self) -> Digest:
         """The digest of the large file."""
-        done = subprocess.run(
-            ["openssl", "dgst", "-sha256", "-r", self.web.root / "blob"], capture_output=True, text=True, check=True
-        )
-        return Digest("sha256", done.stdout.split()[0])
+        return _digest(self.web.root / "blob")
 
     @cached_property
     def hub(self) -> str | None:
-        """The endpoint of a Hub with the large file; None where there is no client to compare with."""
+        """The endpoint of a Hub: REPOSITORY is the large file, SHARDED SHARDS of half its size.
+
+        None where there is no client to compare with.
+        """
         if not HF.exists():
             return None
-        arguments = [self.web.url("/blob"), self.blob.encoded, str(self.size)]
-        process = self._stack.enter_context(
-            subprocess.Popen([sys.executable, "-m", "bench.hub", *arguments], stdout=subprocess.PIPE, text=True)
-        )
+        shards = {f"model-{n:05}-of-{SHARDS:05}.safetensors": f"shard-{n}" for n in range(1, SHARDS + 1)}
+        for file in shards.values():
+            _fill(self.web.root / file, self.size // 2)
+
+        def told(file: str) -> tuple[str, str, int]:
+            return (
+                self.web.url(f"/{file}"),
+                _digest(self.web.root / file).encoded,
+                (self.web.root / file).stat().st_size,
+            )
+
+        repositories = {
+            REPOSITORY: {FILE: told("blob")},
+            SHARDED: {path: told(file) for path, file in shards.items()},
+        }
+        command = [sys.executable, "-m", "bench.hub", json.dumps(repositories)]
+        process = self._stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         self._stack.callback(process.kill)
         assert process.stdout is not None
         return process.stdout.readline().strip()
@@ -130,6 +145,11 @@ def _fill(path: Path, size: int) -> None:
     with path.open("wb") as file:
         for _ in range(size >> 20):
             file.write(chunk)
+
+
+def _digest(path: Path) -> Digest:
+    done = subprocess.run(["openssl", "dgst", "-sha256", "-r", path], capture_output=True, text=True, check=True)
+    return Digest("sha256", done.stdout.split()[0])
 
 
 def _push(layout: Path, host: str, blob: Path, digest: Digest) -> None:

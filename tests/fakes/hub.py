@@ -23,6 +23,15 @@ KINDS: Mapping[str, Kind] = {"models": "model", "datasets": "dataset", "spaces":
 MARKS = ("revision", "tree", "paths-info", "refs", "auth-check")
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A large file whose bytes another server has: its CDN."""
+
+    url: str
+    encoded: str
+    size: int
+
+
 @dataclass
 class Repo:
     """One repository. The n-th commit of it has the id n."""
@@ -38,6 +47,8 @@ class Repo:
     is_private: bool = False
     tokens: set[str] = field(default_factory=set)
     """Those that may see a private, and read a gated repository."""
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
+    """What to tell of large files, instead of the bytes that were committed."""
     edit: Callable[[dict[str, Any]], None] = lambda info: None
     """Changes a listing before it is sent."""
 
@@ -60,28 +71,30 @@ class Repo:
         """Describe a file as the info of a repository does."""
         if not blobs:
             return {"rfilename": path}
-        told = {"rfilename": path, "size": len(body), "blobId": self.oid(path, body)}
+        encoded, size = self.proof(path, body)
+        told = {"rfilename": path, "size": size, "blobId": self.oid(path, body)}
         if path in self.lfs:
-            pointer = {
-                "sha256": hashlib.sha256(body).hexdigest(),
-                "size": len(body),
-                "pointerSize": len(_pointer(body)),
-            }
-            told["lfs"] = pointer
+            told["lfs"] = {"sha256": encoded, "size": size, "pointerSize": len(_pointer(encoded, size))}
         return told
 
     def entry(self, path: str, body: bytes) -> dict[str, Any]:
         """Describe a file as a tree does."""
-        told = {"type": "file", "path": path, "oid": self.oid(path, body), "size": len(body)}
+        encoded, size = self.proof(path, body)
+        told = {"type": "file", "path": path, "oid": self.oid(path, body), "size": size}
         if path in self.lfs:
-            encoded = hashlib.sha256(body).hexdigest()
-            told["lfs"] = {"oid": encoded, "size": len(body), "pointerSize": len(_pointer(body))}
+            told["lfs"] = {"oid": encoded, "size": size, "pointerSize": len(_pointer(encoded, size))}
         return told
 
     def oid(self, path: str, body: bytes) -> str:
         """Give the id of what git keeps: the file, or the pointer to it."""
-        kept = _pointer(body) if path in self.lfs else body
+        kept = _pointer(*self.proof(path, body)) if path in self.lfs else body
         return hashlib.sha1(b"blob %d\0" % len(kept) + kept, usedforsecurity=False).hexdigest()
+
+    def proof(self, path: str, body: bytes) -> tuple[str, int]:
+        """Give the SHA-256 and the size of a file."""
+        if (there := self.elsewhere.get(path)) is not None:
+            return there.encoded, there.size
+        return hashlib.sha256(body).hexdigest(), len(body)
 
 
 @dataclass
@@ -228,7 +241,7 @@ class FakeHub:
         if body is None:
             return _refuse(404, "EntryNotFound", "Entry not found", commit)
         if unquote(file) in repo.lfs:
-            return self._large_file(body, commit)
+            return self._large_file(repo, unquote(file), commit)
         told = {"X-Repo-Commit": commit, "X-Linked-Size": len(body), "X-Linked-ETag": f'"{repo.oid("", body)}"'}
         return redirect(f"/api/resolve-cache/{repo.kind}s/{repo.name}/{commit}/{file}?x=1", code=307, headers=told)
 
@@ -239,14 +252,17 @@ class FakeHub:
         body = repo.files(commit)[unquote(file)]
         return whole(body, etag=f'"{repo.oid("", body)}"', headers={"X-Repo-Commit": commit, "Accept-Ranges": "bytes"})
 
-    def _large_file(self, body: bytes, commit: str) -> Answer:
-        encoded = hashlib.sha256(body).hexdigest()
-        link = f"/xet/{encoded}?Signature={len(self._links)}"
-        self._links[link] = body, self.link_uses
+    def _large_file(self, repo: Repo, file: str, commit: str) -> Answer:
+        body = repo.files(commit)[file]
+        encoded, size = repo.proof(file, body)
         told = {
-            "X-Repo-Commit": commit, "X-Linked-Size": len(body), "X-Linked-ETag": f'"{encoded}"', "Accept-Ranges": "bytes",
+            "X-Repo-Commit": commit, "X-Linked-Size": size, "X-Linked-ETag": f'"{encoded}"', "Accept-Ranges": "bytes",
             "X-Xet-Hash": hashlib.sha256(encoded.encode()).hexdigest(),
         }  # fmt: skip
+        if (there := repo.elsewhere.get(file)) is not None:
+            return redirect(there.url, headers=told)
+        link = f"/xet/{encoded}?Signature={len(self._links)}"
+        self._links[link] = body, self.link_uses
         return redirect(self.cdn.url(link), headers=told)
 
     def _gate(self, repo: Repo, request: Request) -> Answer | None:
@@ -279,10 +295,9 @@ async def fake_hub() -> AsyncIterator[FakeHub]:
         yield hub
 
 
-def _pointer(body: bytes) -> bytes:
+def _pointer(encoded: str, size: int) -> bytes:
     """Write what git keeps of a large file."""
-    encoded = hashlib.sha256(body).hexdigest()
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{encoded}\nsize {len(body)}\n".encode()
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{encoded}\nsize {size}\n".encode()
 
 
 def _token(request: Request) -> str:
