@@ -4,8 +4,8 @@ PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers test-browser fault fault-fast fuzz lint check zipapp smoke bench test-nspawn readme man install uninstall \
-	clean
+.PHONY: help run test test-peers test-browser fault fault-fast fuzz lint check zipapp image test-image smoke bench \
+	test-nspawn readme man install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,19 @@ lint: ## Format check, lint, types
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test test-peers test-browser fault-fast smoke ## What a commit must pass
+check: lint test test-peers test-browser fault-fast smoke test-image ## What a commit must pass
 
 zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test
 	packaging/zipapp
+
+image: zipapp ## Build dist/nekko-image.tar, an image of the zipapp (root)
+	@packaging/setup image
+	packaging/image
+
+test-image: ## Build the image, and pull through it with podman (root)
+	@packaging/setup image
+	$(PYTHON) -m pytest -m image -o addopts=
 
 smoke: ## Build the zipapp and try it
 	@packaging/setup test
