@@ -31,6 +31,16 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubFigures:
+    """What one scrub has done since the start; `finished` is the end of its last complete round, since the epoch."""
+
+    is_running: bool
+    bytes: int
+    faults: int
+    finished: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The figures of one moment; sizes in bytes."""
 
@@ -54,10 +64,9 @@ class Snapshot:
     damaged: int
     repaired: int
     repairs_failed: int
-    scrub_running: bool
-    scrub_bytes: int
-    scrub_faults: int
-    scrub_finished: float | None
+    scrub: ScrubFigures
+    replicas_scrub: ScrubFigures | None
+    """None where there are no storagePairs."""
     replicas: Mapping[str, int]
     """Files on storagePairs since start, by what became of them; empty where there are none."""
     replicas_waiting: int
@@ -100,10 +109,6 @@ class _Collected:
         }
         if s.max_cache_bytes is not None:
             gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
-        gauges["nekko_scrub_running"] = ("Whether the scrub is at work", int(s.scrub_running))
-        if s.scrub_finished is not None:
-            text = "End of the last complete scrub, in seconds since the epoch"
-            gauges["nekko_scrub_finished_timestamp_seconds"] = (text, s.scrub_finished)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
         ready = GaugeMetricFamily("nekko_sync_ready", "Whether a content of the list is here", labels=["name"])
@@ -148,8 +153,9 @@ class _Collected:
         repairs.add_metric(["repaired"], s.repaired)
         repairs.add_metric(["failed"], s.repairs_failed)
         yield repairs
-        yield CounterMetricFamily("nekko_scrub_bytes", "Bytes that the scrub has proven", s.scrub_bytes)
-        yield CounterMetricFamily("nekko_scrub_faults", "Blobs that the scrub has found wrong", s.scrub_faults)
+        yield from _scrubbed("nekko_scrub", "the scrub", s.scrub)
+        if s.replicas_scrub is not None:
+            yield from _scrubbed("nekko_replicas_scrub", "the scrub of storagePairs", s.replicas_scrub)
         for name, counter, text in (
             ("nekko_sent_bytes", self.counters.sent_bytes, "Bytes of content sent to clients"),
             ("nekko_hits", self.counters.hits, "Requests answered from the cache"),
@@ -159,3 +165,12 @@ class _Collected:
             for door, count in counter.items():
                 family.add_metric([door], count)
             yield family
+
+
+def _scrubbed(name: str, who: str, figures: ScrubFigures) -> Iterable[Metric]:
+    yield GaugeMetricFamily(f"{name}_running", f"Whether {who} is at work", int(figures.is_running))
+    if figures.finished is not None:
+        text = f"End of the last complete round of {who}, in seconds since the epoch"
+        yield GaugeMetricFamily(f"{name}_finished_timestamp_seconds", text, figures.finished)
+    yield CounterMetricFamily(f"{name}_bytes", f"Bytes that {who} has proven", figures.bytes)
+    yield CounterMetricFamily(f"{name}_faults", f"What {who} has found wrong", figures.faults)

@@ -6,6 +6,7 @@ import trio
 
 from nekko.config.settings import Settings
 from nekko.replicas.replicas import Replicas
+from nekko.replicas.upkeep import Upkeep
 from nekko.statsd import Statsd
 from nekko.store.store import Store
 from nekko.transfer.behind import WriteBehind
@@ -43,6 +44,8 @@ class Node:
     behind: WriteBehind | None
     repairs: Repairs
     scrub: Scrub
+    upkeep: Upkeep | None
+    replicas_scrub: Scrub | None
     verifications: Verifications
     sync: Sync
     statsd: Statsd
@@ -62,6 +65,9 @@ class Node:
         if self.replicas is not None:
             await self.replicas.prepare()
             nursery.start_soon(self.replicas.run)
+        if self.upkeep is not None and self.replicas_scrub is not None:
+            nursery.start_soon(self.upkeep.run)
+            nursery.start_soon(self.replicas_scrub.run)
         if self.behind is not None:
             nursery.start_soon(self.behind.run)
         else:
@@ -81,7 +87,16 @@ def assemble(
     pulls = Pulls(nursery, store, transfers, upstreams, settings)
     repairs = Repairs(nursery, store, transfers, upstreams, settings)
     verifier = Verifier(store, repairs)
-    replicas, behind = Replicas(settings) if settings.storage_pairs else None, None
+    tier = Tier(upstreams.objects, transfers) if upstreams.objects else None
+    replicas, behind, upkeep, replicas_scrub = None, None, None, None
+    if settings.storage_pairs:
+        replicas = Replicas(settings, tier)
+        upkeep = Upkeep(replicas)
+        replicas_scrub = Scrub(
+            store.catalog, upkeep, name="scrub of storagePairs",
+            interval_seconds=settings.replicas_scrub_interval_seconds,
+            bytes_per_second=settings.replicas_scrub_bandwidth_bytes,
+        )  # fmt: skip
     if upstreams.objects and settings.s3_write_behind:
         behind = WriteBehind(store, upstreams.objects, settings, replicas)
     return Node(
@@ -94,13 +109,15 @@ def assemble(
         imports=Imports(store, pulls, settings),
         uploads=Uploads(store),
         replicas=replicas,
-        tier=Tier(upstreams.objects, transfers) if upstreams.objects else None,
+        tier=tier,
         behind=behind,
         repairs=repairs,
         scrub=Scrub(
             store.catalog, verifier,
             interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,
         ),
+        upkeep=upkeep,
+        replicas_scrub=replicas_scrub,
         verifications=Verifications(nursery, verifier),
         sync=Sync(store, pulls, settings),
         statsd=statsd,

@@ -10,7 +10,7 @@ import pytest
 from nekko.cli.main import nekko
 from nekko.config.doors import DOORS
 from nekko.config.settings import Host, PruneConfig, Settings, declarations_of
-from nekko.metrics import Counters, Snapshot, exposition
+from nekko.metrics import Counters, ScrubFigures, Snapshot, exposition
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,9 +73,10 @@ def test_every_metric_is_listed_and_no_other() -> None:
     counters = Counters()
     counters.hits["files"] = counters.misses["files"] = counters.sent_bytes["files"] = 1
     counters.latency.labels("files", "200").observe(0)
+    scrub = ScrubFigures(True, 1, 1, 1.0)
     snapshot = Snapshot(
-        1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, True, 1, 1, 1.0, {"stored": 1}, 1,
-        1, 1, 1,
+        1, 1, 1, {"example.com": 1}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, scrub, scrub, {"stored": 1}, 1, 1, 1,
+        1,
     )  # fmt: skip
     exposed = exposition(counters, snapshot).decode()
     families = {

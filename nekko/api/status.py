@@ -15,7 +15,7 @@ from nekko.api.traffic import Traffic
 from nekko.config import grammar
 from nekko.config.doors import DOORS
 from nekko.errors import ConfigInvalidError, RequestInvalidError
-from nekko.metrics import Counters, Snapshot, exposition
+from nekko.metrics import Counters, ScrubFigures, Snapshot, exposition
 from nekko.node import Node
 from nekko.transfer.running import PullStatistics
 from nekko.transfer.scrub import Scrub
@@ -74,8 +74,8 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
             evicted_bytes=store.evictor.bytes, contents=held.contents, quarantined=held.quarantined,
             disk_available_bytes=capacity.available_bytes, disk_reserved_bytes=capacity.reserved_bytes,
             proven_again=store.blobs.proven_again, damaged=store.blobs.damaged, repaired=repairs.repaired,
-            repairs_failed=repairs.failed, scrub_running=scrub.state.started is not None, scrub_bytes=scrub.bytes,
-            scrub_faults=scrub.faults, scrub_finished=scrub.state.finished,
+            repairs_failed=repairs.failed, scrub=_figures(scrub),
+            replicas_scrub=None if node.replicas_scrub is None else _figures(node.replicas_scrub),
             wanted={s.entry.locator.name: (s.state == "ready", s.eta_seconds) for s in node.sync.statistics()},
             rate_limits={host: (limit.granted, limit.remaining) for host, limit in node.mirror.rate_limits.items()},
             replicas={} if files is None else files.by_outcome, replicas_waiting=0 if files is None else files.waiting,
@@ -109,6 +109,7 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
                 "repaired": repairs.repaired, "repairs_failed": repairs.failed,
             },
             "scrub": _scrub(scrub),
+            "replicas_scrub": None if node.replicas_scrub is None else _scrub(node.replicas_scrub),
             "traffic": traffic.described(with_history=with_history),
             "transfers": running,
             "pulls": [_pull(each) for each in node.pulls.statistics()],
@@ -130,6 +131,10 @@ def _pull(statistics: PullStatistics) -> dict[str, Any]:
     described = asdict(statistics) | {"state": "downloading"}
     del described["arriving"]
     return described
+
+
+def _figures(scrub: Scrub) -> ScrubFigures:
+    return ScrubFigures(scrub.state.started is not None, scrub.bytes, scrub.faults, scrub.state.finished)
 
 
 def _scrub(scrub: Scrub) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def _print_status(told: dict[str, Any]) -> None:
         f"{budget['evicted']} evicted ({words.size(budget['evicted_bytes'])})"
     )
     click.echo(f"scrub  {_scrub_words(told['scrub'], datetime.now(UTC))}")
+    if told.get("replicas_scrub") is not None:
+        click.echo(f"scrub of storagePairs  {_scrub_words(told['replicas_scrub'], datetime.now(UTC))}")
     if not told["pulls"] and not told["transfers"]:
         click.echo("no pulls, no transfers")
         return

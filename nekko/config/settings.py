@@ -282,6 +282,13 @@ class Settings:
     writable_pairs_regex: str = setting(
         ".*", "a tuple takes new files if this is found in the path of each of its directories", read=grammar.regex
     )
+    replicas_scrub_interval_seconds: float = setting(
+        30 * 86400.0, "how often every copy on storagePairs is proven again in the background: 30d, 12h; 0 for never",
+        key="replicasScrubInterval", read=grammar.duration,
+    )  # fmt: skip
+    replicas_scrub_bandwidth_bytes: int = setting(
+        50 * MIB, "bytes read a second for that; 0 for no limit", key="replicasScrubBandwidth", read=grammar.bandwidth
+    )
     largest_first_below_bytes: int = setting(
         10**9, "while no tuple has more room than this, a file goes where the most is; else where chance has it, in "
         "proportion to the room",

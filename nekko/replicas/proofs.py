@@ -50,6 +50,11 @@ class Proofs:
             if len(self._proven) > REMEMBERED:
                 self._proven.popitem(last=False)
 
+    def forget(self, path: Path) -> None:
+        """Have a copy hashed before its next use, whatever is known of it."""
+        with self._lock:
+            self._proven.pop(path, None)
+
     def _is_proven(self, path: Path, identity: Identity) -> bool:
         with self._lock:
             return self._proven.get(path) == identity

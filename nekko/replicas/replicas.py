@@ -13,9 +13,10 @@ from pathlib import Path
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import NekkoError, NoStorageError, StorageBrokenError
+from nekko.errors import DigestMismatchError, NekkoError, NoStorageError, StorageBrokenError
 from nekko.oci.digest import Digest
 from nekko.replicas.locations import Locations
+from nekko.replicas.lost import Lost, Spare
 from nekko.replicas.proofs import Proofs
 from nekko.replicas.room import Room
 from nekko.replicas.storage import Storage
@@ -63,19 +64,25 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """What became of a file on one tuple. `faults` say which copies could not be looked at, and why."""
+    """What became of a file on one tuple.
+
+    `faults` say which copies could not be looked at, and why; `is_lost`: those that there were are wrong.
+    """
 
     is_found: bool
     restored: tuple[Storage, ...] = ()
     faults: tuple[str, ...] = ()
+    is_lost: bool = False
 
 
 class Replicas:
     """The tuples of this process: a `Keeper`, and the reading of what it keeps. `run` has to run beside it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spare: Spare | None = None) -> None:
+        """Keep files on the tuples of the settings; `spare` has some of those that no storage has any more."""
         self.tuples = tuples_of(settings)
-        self._proofs = Proofs()
+        self.proofs = Proofs()
+        self._lost = Lost(spare)
         self._locations = Locations(settings)
         self._locks = Locks()
         self._threads = trio.CapacityLimiter(THREADS)
@@ -104,25 +111,34 @@ class Replicas:
         """Restore what readers found lacking, one file at a time, until cancelled; then close what is open."""
         try:
             async for storages, digest in self._to_repair:
-                async with self._locks.hold(str(digest)):
-                    try:
-                        await self.restore(storages, digest)
-                    except (NekkoError, OSError) as error:
-                        self._counts["failed"] += 1
-                        log.error("%s: %s cannot be restored: %s", storages, digest, error)
+                await self.mend(storages, digest)
         finally:
             self._locations.close()
 
+    async def mend(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Restoration | None:
+        """Restore a file as `restore` does, when nobody else works on it; None if it cannot be, as the log tells."""
+        async with self._locks.hold(str(digest)):
+            try:
+                return await self.restore(storages, digest, prove_all=prove_all)
+            except (NekkoError, OSError) as error:
+                self._counts["failed"] += 1
+                log.error("%s: %s cannot be restored: %s", storages, digest, error)
+                return None
+
+    def ask_for_lost(self) -> None:
+        """Try once more to have what is lost here from the spare place."""
+        for digest, storages in self._lost:
+            self._ask_for_repair(storages, digest)
+
     async def problems(self) -> list[str]:
         """Say of each storage that cannot be used why not."""
-        found = []
-        for storage in self._storages():
-            with trio.move_on_after(ANSWER_SECONDS) as waiting:
-                problem = await trio.to_thread.run_sync(storage.problem, abandon_on_cancel=True)
-            if waiting.cancelled_caught:
-                problem = f"{storage.root} does not answer"
-            found += [problem] if problem else []
-        return found
+        return [problem for storage in self._storages() if (problem := await self.problem_of(storage)) is not None]
+
+    async def problem_of(self, storage: Storage) -> str | None:
+        """Say why a storage cannot be used, None if it can."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            return await trio.to_thread.run_sync(storage.problem, abandon_on_cancel=True)
+        return f"{storage.root} does not answer"
 
     async def open(self, digest: Digest) -> Opened | None:
         """Open a proven copy of a file; None if no storage has one.
@@ -143,6 +159,8 @@ class Replicas:
                 found = os.fstat(copies.descriptor)
                 root = copies.path.parents[3]
                 return Opened(Blob(digest, found.st_size, identity_of(found)), copies.descriptor, root)
+            if copies.was_wrong:
+                self._ask_for_repair(storages, digest, is_lost=True)
         if faults:
             raise StorageBrokenError(digest, "; ".join(faults))
         return None
@@ -158,6 +176,7 @@ class Replicas:
             if paths := await self._held(digest):  # the upload that this one waited for has brought it
                 return Stored(paths, is_new=False)
             paths = await self._receive(digest, size, chunks)
+            self._lost.discard(digest)
             self._counts["stored"] += 1
             return Stored(paths, is_new=True)
 
@@ -168,6 +187,7 @@ class Replicas:
             StorageBrokenError: One stays; the message says why.
         """
         async with self._locks.hold(str(digest)):
+            self._lost.discard(digest)
             for storage in self._storages():
                 try:
                     await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
@@ -175,7 +195,7 @@ class Replicas:
                     raise StorageBrokenError(storage.root, error.strerror) from error
 
     async def restore(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Restoration:
-        """Copy a file to those storages of a tuple that lack it and can be written.
+        """Copy a file to those storages of a tuple that lack it and can be written; one that is lost, from elsewhere.
 
         Args:
             storages: The tuple.
@@ -187,15 +207,23 @@ class Replicas:
         """
         copies = await self._look(storages, digest, prove_all=prove_all)
         if copies.descriptor < 0:
-            return Restoration(is_found=False, faults=copies.unreadable)
+            if copies.was_wrong:
+                self._lost.add(digest, storages)
+            if digest in self._lost and not copies.unreadable and (usable := await self._fetch_lost(storages, digest)):
+                return Restoration(is_found=True, restored=usable)
+            return Restoration(is_found=False, faults=copies.unreadable, is_lost=copies.was_wrong)
         try:
             usable = await trio.to_thread.run_sync(_usable, copies.lacking, limiter=self._threads)
             if usable:
                 await self._copy(copies.descriptor, usable, digest)
-                self._counts["restored"] += len(usable)
-                log.info("%s: restored on %s", digest, ", ".join(str(storage.root) for storage in usable))
+                self._count_restored(digest, usable, "")
+        except DigestMismatchError:  # it rotted since it was proven: the next look sets it aside
+            assert copies.path is not None
+            self.proofs.forget(copies.path)
+            raise
         finally:
             os.close(copies.descriptor)
+        self._lost.discard(digest)
         return Restoration(is_found=True, restored=usable, faults=copies.unreadable)
 
     async def move(self, digest: Digest, source: StorageTuple, target: StorageTuple) -> bool:
@@ -221,7 +249,7 @@ class Replicas:
         return (storage for storages in self.tuples for storage in storages.storages)
 
     async def _look(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Copies:
-        look = partial(storages.look, digest, self._proofs, prove_all=prove_all)
+        look = partial(storages.look, digest, self.proofs, prove_all=prove_all)
         return await trio.to_thread.run_sync(look, limiter=self._threads)
 
     def _order(self, hint: Path | None) -> list[StorageTuple]:
@@ -240,7 +268,9 @@ class Replicas:
             os.close(copies.descriptor)
             raise
 
-    def _ask_for_repair(self, storages: StorageTuple, digest: Digest) -> None:
+    def _ask_for_repair(self, storages: StorageTuple, digest: Digest, *, is_lost: bool = False) -> None:
+        if is_lost:
+            self._lost.add(digest, storages)
         try:
             self._repairs.send_nowait((storages, digest))
         except trio.WouldBlock:
@@ -278,6 +308,28 @@ class Replicas:
                     raise NoStorageError(f"{reservation.storages}: the disk is full") from error
                 raise StorageBrokenError(reservation.storages, error.strerror) from error
 
+    async def _fetch_lost(self, storages: StorageTuple, digest: Digest) -> tuple[Storage, ...]:
+        """Have a file from the spare place; give the storages that it is on now, none if it is not there either."""
+        usable = await trio.to_thread.run_sync(_usable, storages.storages, limiter=self._threads)
+        chunks = await self._lost.chunks(digest) if usable else None
+        if chunks is None:
+            return ()
+        async with (
+            aclosing(chunks),
+            self._writing(usable, digest) as writing,
+            aclosing(in_batches(chunks)) as batches,
+        ):
+            async for batch in batches:
+                await writing.write(batch)
+            self._remember(await writing.publish())
+        self._lost.discard(digest)
+        self._count_restored(digest, usable, " from the object store")
+        return usable
+
+    def _count_restored(self, digest: Digest, storages: Sequence[Storage], whence: str) -> None:
+        self._counts["restored"] += len(storages)
+        log.info("%s: restored on %s%s", digest, ", ".join(str(storage.root) for storage in storages), whence)
+
     async def _copy(self, descriptor: int, storages: Sequence[Storage], digest: Digest) -> None:
         async with self._writing(storages, digest) as writing:
             offset = 0
@@ -299,7 +351,7 @@ class Replicas:
 
     def _remember(self, places: Mapping[Path, Identity]) -> tuple[Path, ...]:
         for path, identity in places.items():
-            self._proofs.remember(path, identity)
+            self.proofs.remember(path, identity)
         return tuple(places)
 
 

@@ -37,6 +37,11 @@ class Storage:
     def quarantine(self) -> Path:
         return self.root / ".nekko" / "quarantine"
 
+    @property
+    def mark(self) -> Path:
+        """Give the file that says: this storage was given what its twins have. A new disk is without it."""
+        return self.root / ".nekko" / "member"
+
     def problem(self) -> str | None:
         """Say why the storage cannot be used, or cannot be written."""
         try:
@@ -98,17 +103,22 @@ class Storage:
             return set()
         return {Digest("sha256", match[1].lower()) for name in names if (match := _NAME.fullmatch(name))}
 
-    def leaves(self) -> Iterator[Path]:
-        """Give the directories that hold files, in order, relative to the root."""
-        for first in _hex_directories(self.root):
-            for second in _hex_directories(first):
-                for third in _hex_directories(second):
+    def leaves(self, *, begin: str = "") -> Iterator[Path]:
+        """Give the directories that hold files, in order, relative to the root; from that of a name that begins so."""
+        names = [begin[n : n + 2].upper() for n in (0, 2, 4)]
+        for first in _hex_directories(self.root, names[:1]):
+            for second in _hex_directories(first, names[:2]):
+                for third in _hex_directories(second, names):
                     yield third.relative_to(self.root)
 
 
-def _hex_directories(parent: Path) -> list[Path]:
+def _hex_directories(parent: Path, begin: list[str]) -> list[Path]:
+    """Give the directories of two digits; where the parents are those of `begin`, from its last one on."""
+    *above, least = begin
+    if list(parent.parts[len(parent.parts) - len(above) :]) != above:
+        least = ""
     with os.scandir(parent) as entries:
-        found = [entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir()]
+        found = [entry.name for entry in entries if len(entry.name) == 2 and entry.name >= least and entry.is_dir()]
     return [parent / name for name in sorted(found) if all(digit in "0123456789ABCDEF" for digit in name)]
 
 

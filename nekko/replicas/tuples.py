@@ -6,8 +6,9 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 from nekko.config.settings import Settings
@@ -32,6 +33,8 @@ class Copies:
     lacking: tuple[Storage, ...]
     unreadable: tuple[str, ...]
     path: Path | None = None
+    was_wrong: bool = False
+    """A copy was just set aside, so the tuple should have the file, even if it now has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class StorageTuple:
 
         A storage that only has a file of the right size is not said to lack it, unless all are to be proven.
         """
-        descriptor, found = -1, None
+        descriptor, found, was_wrong = -1, None, False
         lacking: list[Storage] = []
         unreadable: list[str] = []
         for storage in random.sample(self.storages, len(self.storages)):
@@ -70,22 +73,24 @@ class StorageTuple:
             except (DigestMismatchError, OSError) as error:
                 fault = _set_aside(storage, digest, error)
                 if fault is None:
+                    was_wrong = True
                     lacking.append(storage)
                 else:
                     unreadable.append(fault)
-        return Copies(descriptor, tuple(lacking), tuple(unreadable), found)
+        return Copies(descriptor, tuple(lacking), tuple(unreadable), found, was_wrong)
 
-    def digests(self) -> Iterator[Digest]:
-        """Give every file that any storage has, directory by directory. One that is gone has none.
+    def digests(self, *, after: str = "") -> Iterator[Digest]:
+        """Give every file that any storage has, in order, from behind a hash on. A storage that is gone has none.
 
         Raises:
             OSError: A storage cannot be listed.
         """
         there = [storage for storage in self.storages if storage.root.is_dir()]
         before = None
-        for leaf in heapq.merge(*(storage.leaves() for storage in there)):
+        for leaf in heapq.merge(*(storage.leaves(begin=after) for storage in there)):
             if leaf != before:
-                yield from sorted(set[Digest]().union(*(storage.digests_in(leaf) for storage in there)))
+                names = set[Digest]().union(*(storage.digests_in(leaf) for storage in there))
+                yield from sorted(digest for digest in names if digest.encoded > after)
             before = leaf
 
     def examine(self, digest: Digest) -> list[str]:
@@ -119,6 +124,16 @@ class StorageTuple:
             for storage in self.storages
             for device in [storage.device()]
         )
+
+
+def digests_on(tuples: Sequence[StorageTuple], *, after: str, limit: int) -> list[Digest]:
+    """Give the files that follow a hash in their order, each once, on whichever tuples they are.
+
+    Raises:
+        OSError: A storage cannot be listed.
+    """
+    merged = heapq.merge(*(storages.digests(after=after) for storages in tuples))
+    return [digest for digest, _ in islice(groupby(merged), limit)]
 
 
 def _set_aside(storage: Storage, digest: Digest, error: DigestMismatchError | OSError) -> str | None:

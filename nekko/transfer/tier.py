@@ -4,7 +4,8 @@ What is fetched from it is a transfer like any other: one for however many ask, 
 afterwards a blob of the cache, which may be evicted.
 """
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import trio
 
@@ -49,6 +50,20 @@ class Tier:
         except _DOWN as error:
             self._fault, self._down_until = error, trio.current_time() + DOWN_SECONDS
             raise
+
+    async def chunks(self, digest: Digest) -> AsyncGenerator[bytes, None] | None:
+        """Give the bytes of a file, unproven and past the cache; None if it is not there.
+
+        Raises:
+            UpstreamError: The store does not say, or does not give it; also while the bytes come.
+        """
+        found = await self.stat(digest)
+        return None if found is None else self._read(digest, found)
+
+    async def _read(self, digest: Digest, found: ObjectStat) -> AsyncGenerator[bytes, None]:
+        async with self._objects.remote(digest, found.size).open() as body, aclosing(body.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def join(self, digest: Digest, found: ObjectStat) -> AbstractAsyncContextManager[Transfer]:
         """Join the transfer of a file that is there, started if it is not running."""

@@ -1,5 +1,6 @@
 """Verifying: what is in the store is hashed, whatever is known of it, and what is wrong is repaired."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nekko.errors import BlobDamagedError, BlobUnknownError, RepairError
@@ -25,6 +26,10 @@ class Verifier:
 
     store: Store
     repairs: Repairs
+
+    async def page(self, *, after: str, limit: int) -> Sequence[Digest]:
+        """Give the digests that follow one, of whatever is or should be in the store."""
+        return self.store.catalog.expected(after=after, limit=limit)
 
     async def verify(self, digest: Digest, *, pace: Pace, is_repairing: bool = True) -> Fault | None:
         """Hash a blob's file; give what was wrong, None if nothing was, or if the blob was removed meanwhile.

@@ -4,7 +4,7 @@ An upstream *resolves* a locator to a resolution, and a resolution hands out *re
 at an offset. Nothing here verifies content: bytes are unproven until an ingest has compared their digest.
 """
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -67,6 +67,13 @@ class Body(Protocol):
             UpstreamContentError: Broken framing, or a Content-Encoding.
 
         Cancellation: Safe at any point; `write` is not called again once this has returned or raised.
+        """
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Give the body piece by piece, to whoever passes it on at the pace of another; in place of `drain`.
+
+        Raises:
+            UpstreamError: As `drain`.
         """
 
 

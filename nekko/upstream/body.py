@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import cycle
@@ -64,6 +64,13 @@ class HttpBody:
                     await self._take_over(stream, self.length - len(first), write, progressed)
                 else:
                     await self._relay(chunks, write, progressed)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Give the body as it comes; see `upstream.base.Body`."""
+        with translated(self.where):
+            async with aclosing(self.response.aiter_raw()) as chunks:  # type: ignore[type-var]  # as in `drain`
+                async for chunk in chunks:
+                    yield chunk
 
     def _stream(self) -> Stream | None:
         """Give the connection, if a worker thread can receive from it."""

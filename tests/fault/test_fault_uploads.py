@@ -58,7 +58,7 @@ class Uploads:
                     answer = await client.get(f"/{sha}")
                     assert answer.status_code == 404 or Digest.of(answer.content).encoded == sha
         with trial.promise(Promise.TIDY):
-            assert not [path for root in self._roots for path in (root / ".nekko").rglob("*") if path.is_file()]
+            assert not [path for root in self._roots for path in (root / ".nekko" / "incoming").glob("*")]
 
 
 async def test_random_moments_of_uploads(trial: Trial, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -1,0 +1,165 @@
+"""The upkeep of the tuples in the background: every copy is proven in its turn, and a storage that is back is refilled.
+
+What the scrub (`transfer.scrub`) goes over is all files in the order of their hashes, whichever tuples have them.
+
+A storage is refilled after it was gone, and when it has no mark: a new disk has none. Names are compared for that, and
+only what lacks is read; the mark comes last, so that what was cut begins anew.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from nekko.oci.digest import Digest
+from nekko.replicas.replicas import Replicas
+from nekko.replicas.storage import Storage
+from nekko.replicas.tuples import StorageTuple, digests_on
+from nekko.store.blobs import Pace
+from nekko.store.hashing import UNREADABLE, Hashing
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+"""Storages are asked so often how they are."""
+PAGE = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFault:
+    """Copies of a file were missing or wrong."""
+
+    is_repaired: bool
+
+
+class Upkeep:
+    """Looks after the files of `replicas`: a `Scrubbed`, and `run`, which has to run."""
+
+    def __init__(self, replicas: Replicas, *, look_seconds: float = LOOK_SECONDS) -> None:
+        self._replicas = replicas
+        self._look_seconds = look_seconds
+        self.gone: set[Path] = set()
+        """Storages that could not be used when they were last looked at, or were not refilled since."""
+        self._threads = trio.CapacityLimiter(1)  # beside what requests have: this is never urgent
+
+    async def page(self, *, after: str, limit: int) -> Sequence[Digest]:
+        """Give the files that follow one; see `Scrubbed`."""
+        return await self._page(self._replicas.tuples, after.partition(":")[2], limit)
+
+    async def verify(self, digest: Digest, *, pace: Pace) -> CopyFault | None:
+        """Prove every copy of a file, set aside what is wrong and restore it; see `Scrubbed`.
+
+        Uploads and readers of the file do not wait meanwhile.
+        """
+        is_wrong, is_repaired = False, True
+        for storages in self._replicas.tuples:
+            if await self._is_right(storages, digest, pace):
+                continue
+            restoration = await self._replicas.mend(storages, digest, prove_all=True)
+            if restoration is None or restoration.faults or restoration.is_lost:
+                is_wrong, is_repaired = True, False
+            is_wrong = is_wrong or bool(
+                restoration and restoration.restored
+            )  # else it was removed, or mended meanwhile
+        return CopyFault(is_repaired) if is_wrong else None
+
+    async def run(self) -> None:
+        """Watch all storages, and refill each that needs it, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for storages in self._replicas.tuples:
+                nursery.start_soon(self._watch, storages)
+
+    async def _watch(self, storages: StorageTuple) -> None:
+        while True:
+            back = []
+            for storage in storages.storages:
+                problem = await self._replicas.problem_of(storage)
+                if problem is not None:
+                    if storage.root not in self.gone:
+                        log.warning("%s: its files are read from its twins", problem)
+                    self.gone.add(storage.root)
+                elif storage.root in self.gone or not await self._thread(storage.mark.exists):
+                    back.append(storage)
+            if back:
+                try:
+                    await self._refill(storages, back)
+                    self.gone.difference_update(storage.root for storage in back)
+                except OSError as error:
+                    log.error("%s: cannot be refilled: %s", storages, error)
+            self._replicas.ask_for_lost()
+            await trio.sleep(self._look_seconds)
+
+    async def _refill(self, storages: StorageTuple, back: Sequence[Storage]) -> None:
+        """Restore what storages that are back lack.
+
+        Raises:
+            OSError: One cannot be listed, or is gone again.
+        """
+        for storage in back:
+            await self._thread(partial(storage.mark.unlink, missing_ok=True))
+        after, restored = "", 0
+        while page := await self._page([storages], after, PAGE):
+            for digest in await self._thread(partial(_lacking, back, page)):
+                restoration = await self._replicas.mend(storages, digest)
+                restored += len(restoration.restored) if restoration is not None else 0
+            after = page[-1].encoded
+            for storage in back:
+                if (problem := await self._replicas.problem_of(storage)) is not None:
+                    raise OSError(problem)
+        for storage in back:
+            await self._thread(partial(_mark, storage))
+            log.info("%s: is in use, %d copies restored on %s", storage.root, restored, storages)
+
+    async def _is_right(self, storages: StorageTuple, digest: Digest, pace: Pace) -> bool:
+        """Tell whether all copies of a file are there and right, or none is. A storage that is gone has no say."""
+        missing, wrong = [], 0
+        for storage in storages.storages:
+            try:
+                is_right = await self._hash(storage.path(digest), digest.algorithm, pace) == digest
+            except (FileNotFoundError, NotADirectoryError):
+                missing.append(storage)
+                continue
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                is_right = False
+            if not is_right:
+                self._replicas.proofs.forget(storage.path(digest))  # rot leaves no other trace
+                wrong += 1
+        if wrong:
+            return False
+        if len(missing) == len(storages.storages):
+            return True
+        return not [storage for storage in missing if await self._replicas.problem_of(storage) is None]
+
+    async def _hash(self, path: Path, algorithm: str, pace: Pace) -> Digest:
+        descriptor = await self._thread(partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            hashing = Hashing(descriptor, algorithm)
+            while count := await self._thread(hashing.step):  # noqa: ASYNC110 - it waits for no condition
+                await trio.sleep(pace(count))
+        finally:
+            os.close(descriptor)
+        return hashing.digest
+
+    async def _page(self, tuples: Sequence[StorageTuple], after: str, limit: int) -> list[Digest]:
+        return await self._thread(partial(digests_on, tuples, after=after, limit=limit))
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _lacking(storages: Sequence[Storage], digests: Sequence[Digest]) -> list[Digest]:
+    return [digest for digest in digests if not all(storage.path(digest).exists() for storage in storages)]
+
+
+def _mark(storage: Storage) -> None:
+    storage.mark.parent.mkdir(parents=True, exist_ok=True)
+    storage.mark.touch()
