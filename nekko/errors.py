@@ -5,7 +5,7 @@ None knows an HTTP status: each API has one table from class to status. A bug st
 task. Anything under `NekkoError` may be shown to a user: messages never hold credentials.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class NekkoError(Exception):
@@ -168,6 +168,13 @@ class ContentFileUnknownError(NotFoundError):
 
 class FileImageError(NotFoundError):
     """A manifest cannot be had as an image of its files: it has none, or names that cannot stand in an image."""
+
+
+class ReplicasUnknownError(NotFoundError):
+    """This node keeps no files on tuples of storages."""
+
+    def __init__(self) -> None:
+        super().__init__("no storagePairs are configured on this node")
 
 
 class ObjectUnknownError(NotFoundError):
@@ -360,6 +367,15 @@ class StorageBrokenError(HostError):
 
     def __init__(self, where: object, cause: object) -> None:
         super().__init__(f"{where}: the disk fails ({cause}); the kernel's log says why")
+
+
+class StorageAwayError(HostError):
+    """A file cannot be removed everywhere, for a storage cannot be used now."""
+
+    def __init__(self, digest: object, problems: Sequence[str]) -> None:
+        told = "; ".join(problems)
+        super().__init__(f"{digest} is not removed: {told}. Mount what is away, or take it out of storagePairs")
+        self.problems = tuple(problems)
 
 
 class ProgramMissingError(HostError):

@@ -13,7 +13,7 @@ from quart import Blueprint, Response, request
 
 from nekko.api import events
 from nekko.api.access import Access
-from nekko.api.requests import check_fields, name_of, read_json, url_in_path
+from nekko.api.requests import check_fields, name_of, page_limit, read_json, url_in_path
 from nekko.api.responses import json_body, json_response, problem, time_text
 from nekko.config.settings import Settings
 from nekko.errors import ContentUnknownError, InvalidError, RequestInvalidError
@@ -27,8 +27,6 @@ from nekko.store.store import Store
 from nekko.transfer.pull import Pulls
 from nekko.transfer.running import Pull, PullResult, Wish
 
-MAX_PAGE = 1000
-"""Contents in one answer of the list: more would hold up the event loop."""
 FEW_BLOBS = 32
 """One stat for each is quicker in the event loop than by a thread."""
 _FIELDS: Mapping[str, type] = {
@@ -47,7 +45,7 @@ def build(store: Store, pulls: Pulls, settings: Settings, access: Access, counte
     @door.get("/content")
     @door.get("/content/")
     async def list_contents() -> Response:
-        limit = _limit(request.args.get("limit", "100"))
+        limit = page_limit()
         after = request.args.get("after", "")
         page = store.catalog.page(after=decode_url(after) if after else "", limit=limit + 1)
         shown = await trio.to_thread.run_sync(
@@ -128,12 +126,6 @@ def shown_at_once(store: Store, pulls: Pulls, target: str, accept: str) -> bytes
         return None
     store.uses.note(content)
     return json_body(body)
-
-
-def _limit(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE:
-        raise RequestInvalidError(f"limit {text[:40]!r}: a number from 1 to {MAX_PAGE}")
-    return int(text)
 
 
 def _wish(body: Mapping[str, Any], settings: Settings) -> Wish:

@@ -14,6 +14,8 @@ from nekko.sources.base64url import decode_url
 from nekko.sources.locator import parse_locator
 from nekko.store.store import Store
 
+MAX_PAGE = 1000
+"""Items in one answer of a list: more would hold up the event loop."""
 BODY_SECONDS = 30.0
 """A small JSON body takes no longer, even on a bad line."""
 DISCARDED_BYTES = 64 << 20
@@ -46,6 +48,18 @@ def name_of(store: Store, url: str) -> str:
     if locator is None:
         locator = parse_locator(url)
     return locator.name
+
+
+def page_limit() -> int:
+    """Give how many items of a list the request wants on one page.
+
+    Raises:
+        RequestInvalidError: That is no number, or too large a one.
+    """
+    text = request.args.get("limit", "100")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE:
+        raise RequestInvalidError(f"limit {text[:40]!r}: a number from 1 to {MAX_PAGE}")
+    return int(text)
 
 
 async def read_json(settings: Settings) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ PROBLEMS: Mapping[type[NekkoError], int] = {
     errors.BodyTooLargeError: 413,
     errors.RangeInvalidError: 416,
     errors.CapacityError: 507,
+    errors.StorageAwayError: 503,
     errors.UpstreamForbiddenError: 403,
     errors.UpstreamNotFoundError: 404,
     errors.UpstreamDeniedError: 403,

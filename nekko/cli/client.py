@@ -223,12 +223,20 @@ class Daemon:
         Raises:
             CommandError: As `start` and `Pending.wait`, or the daemon refused.
         """
+        return self.pages("/content/", "contents", timeout_seconds=timeout_seconds)
+
+    def pages(self, path: str, what: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[dict[str, Any]]:
+        """Give every item of a list of the API, which each page has as `what`.
+
+        Raises:
+            CommandError: As `start` and `Pending.wait`, or the daemon refused.
+        """
         after = ""
         while True:
-            asked = self.start("GET", f"/content/?limit={PAGE}{after}", timeout_seconds=timeout_seconds).wait()
+            asked = self.start("GET", f"{path}?limit={PAGE}{after}", timeout_seconds=timeout_seconds).wait()
             assert asked is not None, "waiting without a limit gives an answer"
             page = asked.checked().body
-            yield from page["contents"]
+            yield from page[what]
             if not page.get("next"):
                 return
             after = f"&after={quote(page['next'], safe='')}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from nekko.config.settings import Settings
-from nekko.errors import DigestMismatchError, NekkoError, NoStorageError, StorageBrokenError
+from nekko.errors import DigestMismatchError, NekkoError, NoStorageError, StorageAwayError, StorageBrokenError
 from nekko.oci.digest import Digest
 from nekko.replicas.locations import Locations
 from nekko.replicas.lost import Lost, Spare
@@ -184,9 +184,12 @@ class Replicas:
         """Remove every copy of a file.
 
         Raises:
-            StorageBrokenError: One stays; the message says why.
+            StorageAwayError: A storage cannot be used now. A copy on it would come back with it, to its twins too.
+            StorageBrokenError: A copy stays; the message says why.
         """
         async with self._locks.hold(str(digest)):
+            if problems := await self.problems():
+                raise StorageAwayError(digest, problems)
             self._lost.discard(digest)
             for storage in self._storages():
                 try:

@@ -38,6 +38,22 @@ class Copies:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A file by the look of it: the places of its copies, unproven, and those where one is missing."""
+
+    digest: Digest
+    size: int
+    modified: float
+    paths: tuple[Path, ...]
+    missing: tuple[Path, ...]
+
+    @property
+    def copies(self) -> str:
+        """How many there are of how many: `2/2`."""
+        return f"{len(self.paths)}/{len(self.paths) + len(self.missing)}"
+
+
+@dataclass(frozen=True, slots=True)
 class StorageTuple:
     """Storages that hold the same files. `is_writable`: it takes new ones."""
 
@@ -134,6 +150,26 @@ def digests_on(tuples: Sequence[StorageTuple], *, after: str, limit: int) -> lis
     """
     merged = heapq.merge(*(storages.digests(after=after) for storages in tuples))
     return [digest for digest, _ in islice(groupby(merged), limit)]
+
+
+def listed(tuples: Sequence[StorageTuple], digest: Digest) -> Listed | None:
+    """Describe a file; None if no storage has it. OSError: one cannot be looked at."""
+    paths: list[Path] = []
+    missing: list[Path] = []
+    newest: os.stat_result | None = None
+    for storages in tuples:
+        here, away = [], []
+        for storage in storages.storages:
+            path = storage.path(digest)
+            try:
+                newest = path.stat()
+                here.append(path)
+            except (FileNotFoundError, NotADirectoryError):
+                away.append(path)
+        if here:
+            paths += here
+            missing += away
+    return newest and Listed(digest, newest.st_size, newest.st_mtime, tuple(paths), tuple(missing))
 
 
 def _set_aside(storage: Storage, digest: Digest, error: DigestMismatchError | OSError) -> str | None:

@@ -82,7 +82,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["admin"] - common == {
         "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
         "/admin/views", "/admin/views/{number}", "/cmd/prune", "/cmd/manifest/list", "/cmd/image/list", "/cmd/blob/list",
-        "/cmd/stop", "/admin/sync", "/ui", "/ui/dashboard.js", "/ui/dashboard.css",
+        "/cmd/stop", "/admin/sync", "/admin/replicas", "/admin/replicas/{sha256}", "/ui", "/ui/dashboard.js", "/ui/dashboard.css",
     }  # fmt: skip
 
 

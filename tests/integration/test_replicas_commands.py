@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from nekko.oci.digest import Digest
 from tests.api.test_replicas import place
+from tests.daemon import daemon
+from tests.integration.test_verify_command import nekko
 
 FILES = [b"%d" % number * 1000 for number in range(20)]
 
@@ -125,3 +128,29 @@ def test_without_storages_there_is_nothing_to_look_after(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (
         2, "Error: no storagePairs are configured: name the daemon's --config-file\n",
     )  # fmt: skip
+
+
+def test_files_of_a_daemon_are_listed_and_removed(tmp_path: Path, roots: list[Path]) -> None:
+    environ = os.environ | {
+        "NEKKO_STORAGE_PAIRS": f"{roots[0]}:{roots[1]},{roots[2]}:{roots[3]}",
+        "NEKKO_REQUIRE_MOUNTS": "false",
+    }
+    hashes = sorted(Digest.of(content).encoded for content in FILES)
+    place(roots[0], hashes[0]).unlink()
+    with daemon(tmp_path, environ=environ) as node:
+        deadline = time.monotonic() + 20
+        while not place(roots[0], hashes[0]).exists():  # the disks have no mark yet, so they are compared
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        code, told = nekko(node, "replicas", "ls")
+        assert code == 0
+        assert [line.split()[0] for line in told.splitlines()] == ["SHA256", *hashes]
+        assert "2/2" in told.splitlines()[1]
+        files = json.loads(nekko(node, "replicas", "ls", "--json")[1])
+        assert [file["sha256"] for file in files] == hashes
+        assert nekko(node, "replicas", "rm", hashes[0].upper(), hashes[1]) == (0, "")
+        assert len(json.loads(nekko(node, "replicas", "ls", "--json")[1])) == len(FILES) - 2
+        code, told = nekko(node, "replicas", "rm", "what", hashes[2])
+        assert (code, "what: " in told) == (2, True)
+        assert not place(roots[0], hashes[2]).exists()
+    assert len(copies(roots[:1])) == len(FILES) - 3

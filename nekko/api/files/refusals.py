@@ -17,6 +17,7 @@ REFUSALS: Mapping[type[NekkoError], int] = {
     errors.BodyTypeError: 415,
     errors.RangeInvalidError: 416,
     errors.CapacityError: 507,
+    errors.StorageAwayError: 503,
     errors.UpstreamError: 502,
     errors.TransferAbandonedError: 502,
     errors.NekkoError: 500,
