@@ -190,10 +190,13 @@ class BlobDoor:
             return
         following = follow(transfer, self.blobs, start=part.start, end=part.end, is_proof_needed=self.is_proof_needed)
         try:
-            async with aclosing(following) as chunks:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except NekkoError as error:
+            async with aclosing(following) as stretches:
+                async for descriptor, stretch in stretches:
+                    await _send_stretch(descriptor, stretch, scope, send)
+        except (
+            NekkoError,
+            OSError,
+        ) as error:  # also where bytes that turned out wrong were dropped while they were read
             log.warning("%s: an answer is broken off: %s", transfer.remotes[0].where, error)
             return  # without its last part, on which the server closes the connection
         await send({"type": "http.response.body", "body": b""})
@@ -233,12 +236,16 @@ async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, 
 async def send_part(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
     """Send a part of a blob that was opened, as a part of a body that goes on; closes its file."""
     try:
-        if part.size <= SMALL_BYTES:
-            await send({"type": "http.response.body", "body": _read(descriptor, part), "more_body": True})
-        else:
-            await _send_large(descriptor, part, scope, send)
+        await _send_stretch(descriptor, part, scope, send)
     finally:
         os.close(descriptor)
+
+
+async def _send_stretch(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
+    if part.size <= SMALL_BYTES:
+        await send({"type": "http.response.body", "body": _read(descriptor, part), "more_body": True})
+    else:
+        await _send_large(descriptor, part, scope, send)
 
 
 def _read(descriptor: int, part: ByteRange) -> bytes:

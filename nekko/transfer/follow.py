@@ -1,15 +1,18 @@
-"""Reading a blob while it arrives: late joiners stream what is there, at their own pace."""
+"""Reading a blob while it arrives: late joiners stream what is there, at their own pace.
+
+They are told where to read, not given bytes: a door sends what has arrived by sendfile, as it sends what is stored.
+"""
 
 import os
 from collections.abc import AsyncGenerator
 
-import trio
-
 from nekko.errors import UpstreamContentError
+from nekko.oci.ranges import ByteRange
 from nekko.store.blobs import Blobs
 from nekko.transfer.table import Transfer, retold
 
-CHUNK_BYTES = 256 << 10
+STRETCH_BYTES = 8 << 20
+"""So soon a reader that lags behind learns that the transfer has failed."""
 WITHHELD_BYTES = 64 << 10
 """A reader that does not prove digests itself gets these last bytes of what it asked for only after the proof: nobody
 takes a wrong file, or a wrong range of one, for a whole one."""
@@ -17,8 +20,11 @@ takes a wrong file, or a wrong range of one, for a whole one."""
 
 async def follow(
     transfer: Transfer, blobs: Blobs, *, start: int, end: int, is_proof_needed: bool = True
-) -> AsyncGenerator[bytes, None]:
-    """Give bytes [start, end) of a running transfer, in chunks, as they arrive.
+) -> AsyncGenerator[tuple[int, ByteRange], None]:
+    """Give bytes [start, end) of a running transfer as they arrive: the file to read, and where.
+
+    The descriptor is this generator's own, and open until the next stretch is asked for. Before that, all of a stretch
+    must have been read: what comes next tells that it was not void.
 
     Args:
         transfer: Joined by the caller for as long as it reads; its size must be known.
@@ -46,13 +52,12 @@ async def follow(
             ready = end if transfer.done.is_set() else progress.position
             if is_proof_needed and not transfer.done.is_set():
                 ready = min(ready, end - WITHHELD_BYTES)
-            count = min(CHUNK_BYTES, min(ready, end) - offset)
-            if count <= 0:
+            stretch = ByteRange(offset, min(ready, end, offset + STRETCH_BYTES))
+            if stretch.size <= 0:
                 await moved.wait()
                 continue
-            chunk = await trio.to_thread.run_sync(os.pread, descriptor, count, offset)
-            offset += len(chunk)
-            yield chunk
+            yield descriptor, stretch
+            offset = stretch.end
     finally:
         if descriptor >= 0:
             os.close(descriptor)

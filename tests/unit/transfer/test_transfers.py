@@ -1,8 +1,9 @@
 """One transfer per blob: joining, leaving, failing, following. A real store, a scripted far end."""
 
 import json
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nekko.errors import (
     UpstreamNotFoundError,
 )
 from nekko.oci.digest import Digest
+from nekko.store.blobs import Blobs
 from nekko.transfer.arrival import CHECKPOINT_BYTES
 from nekko.transfer.follow import WITHHELD_BYTES, follow
 from nekko.transfer.table import Fetched, Transfer
@@ -26,6 +28,12 @@ from tests.node import Node, open_node
 
 BODY = random.Random(1).randbytes(3_000_000)
 DIGEST = Digest.of(BODY)
+
+
+async def followed(transfer: Transfer, blobs: Blobs, *, start: int, end: int) -> AsyncIterator[bytes]:
+    """Read what a follower is told to."""
+    async for descriptor, stretch in follow(transfer, blobs, start=start, end=end):
+        yield os.pread(descriptor, stretch.size, stretch.start)
 
 
 async def test_join_by_ten_fetches_once(node: Node, far: FarEnd) -> None:
@@ -247,7 +255,7 @@ async def test_follower_streams_what_is_there_and_waits_for_the_proof(
         await _arrived(transfer, len(BODY) - 1)
 
         async def read() -> None:
-            async for chunk in follow(transfer, node.store.blobs, start=start, end=end):
+            async for chunk in followed(transfer, node.store.blobs, start=start, end=end):
                 got.extend(chunk)
 
         async with trio.open_nursery() as nursery:
@@ -266,7 +274,7 @@ async def test_follower_is_broken_off_when_the_bytes_were_wrong(node: Node, far:
     async with node.transfers.join(remote) as transfer:
         await _arrived(transfer, 2_000_000)
         with pytest.raises(UpstreamError):
-            async for chunk in follow(transfer, node.store.blobs, start=0, end=len(BODY)):
+            async for chunk in followed(transfer, node.store.blobs, start=0, end=len(BODY)):
                 got.extend(chunk)
                 gate.set()
     assert len(got) < len(BODY)
@@ -302,7 +310,7 @@ async def test_follower_of_a_transfer_that_is_over_reads_the_blob(node: Node, fa
     remote = node.remote(far.on("/b", whole(BODY)), DIGEST, len(BODY))
     async with node.transfers.join(remote) as transfer:
         await transfer.wait()
-        chunks = [chunk async for chunk in follow(transfer, node.store.blobs, start=10, end=len(BODY))]
+        chunks = [chunk async for chunk in followed(transfer, node.store.blobs, start=10, end=len(BODY))]
     assert b"".join(chunks) == BODY[10:]
 
 
@@ -329,7 +337,7 @@ async def test_follower_that_read_nothing_yet_survives_a_new_start(node: Node, f
     async with node.transfers.join(remote) as transfer, trio.open_nursery() as nursery:
 
         async def read() -> None:
-            async for chunk in follow(transfer, node.store.blobs, start=len(BODY) - 5, end=len(BODY)):
+            async for chunk in followed(transfer, node.store.blobs, start=len(BODY) - 5, end=len(BODY)):
                 got.extend(chunk)
 
         nursery.start_soon(read)
