@@ -193,10 +193,7 @@ class BlobDoor:
             async with aclosing(following) as stretches:
                 async for descriptor, stretch in stretches:
                     await _send_stretch(descriptor, stretch, scope, send)
-        except (
-            NekkoError,
-            OSError,
-        ) as error:  # also where bytes that turned out wrong were dropped while they were read
+        except (NekkoError, OSError) as error:  # OSError: bytes that turned out wrong were dropped while being read
             log.warning("%s: an answer is broken off: %s", transfer.remotes[0].where, error)
             return  # without its last part, on which the server closes the connection
         await send({"type": "http.response.body", "body": b""})
