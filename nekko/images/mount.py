@@ -16,9 +16,9 @@ _REFUSED = ("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "
 NFS_VERSION = "4.2"
 _NFS_OPTIONS = """
 ac acdirmax acdirmin acl acregmax acregmin actimeo clientaddr cto fg fsc hard intr local_lock lock lookupcache
-max_connect migration minorversion mounthost mountport mountproto mountvers namlen nconnect noac noacl nocto nofsc nointr nolock
-nomigration nordirplus noresvport nosharecache nosoftreval notrunkdiscovery port proto rdirplus rdma resvport retrans
-retry rsize sec sharecache soft softerr softreval tcp timeo trunkdiscovery udp write wsize xprtsec
+max_connect migration minorversion mounthost mountport mountproto mountvers namlen nconnect noac noacl nocto nofsc
+nointr nolock nomigration nordirplus noresvport nosharecache nosoftreval notrunkdiscovery port proto rdirplus rdma
+resvport retrans retry rsize sec sharecache soft softerr softreval tcp timeo trunkdiscovery udp write wsize xprtsec
 noatime nodev nodiratime noexec nosuid relatime
 """
 """Those of nfs(5), and what any mount may be told. Not among them: what `version` and `ro` say, and `bg`, with which
