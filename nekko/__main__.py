@@ -1,6 +1,7 @@
 """`nekko` and `python -m nekko`: the version is answered at once, all else by `nekko.cli`."""
 
 import sys
+from pathlib import Path
 
 from nekko.cli.output import guarded
 
@@ -19,7 +20,8 @@ def _command() -> int:
         return 0
     from nekko.cli.main import run
 
-    return run(sys.argv[1:])
+    program = Path(sys.argv[0]).name
+    return run(sys.argv[1:], "ociregistry" if program == "ociregistry" else "nekko")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from nekko.images.work import Places
 from nekko.log import start_log
 from nekko.metrics import Counters
 from nekko.node import Node, assemble
-from nekko.oci.platform import Platform, PlatformSelection
+from nekko.oci.platform import PlatformSelection
 from nekko.reload import Reload, keep_current
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
@@ -45,11 +45,9 @@ def run(effective: Effective) -> int:
     What makes a start impossible (a setting, the cache directory, an address) is one line on stderr and code 2.
     """
     settings = effective.settings
-    start_log(settings.verbose, settings.log_format)
-    for notice in effective.notices:
-        log.warning("%s", notice)
     refusal: NekkoError | None = None
     try:
+        start_log(settings.verbose, settings.log_format, settings.log_file, effective.notices)
         trio.run(partial(_main, settings, has_default_address=effective.origin["address"] == "default"))
     except* NekkoError as group:
         refusal = _first(group)
@@ -88,8 +86,8 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await node.begin(nursery)
                 if preloaded:
-                    host = PlatformSelection(frozenset({Platform.host()}))
-                    nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, host)
+                    selection = PlatformSelection.parse(settings.preload_platform)
+                    nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, selection)
                 ended = trio.Event()
                 await nursery.start(_serve_until, application, listeners, settings, stop, ended)
                 _announce(listeners, settings, access, notifier)

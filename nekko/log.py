@@ -1,25 +1,47 @@
-"""The daemon's log: lines on stderr, for people or as JSON for programs."""
+"""The daemon's log: lines on stderr or in a file, for people or as JSON for programs."""
 
 import json
 import logging
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any, Literal
 
+from nekko.errors import ConfigInvalidError
+
 TRACE = 5
-_LEVELS = (logging.INFO, logging.DEBUG, TRACE)
+_LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG, 2: TRACE}
+log = logging.getLogger(__name__)
+
 _LIBRARIES = ("httpcore", "httpx", "hypercorn", "quart")
 
 
-def start_log(verbose: int, form: Literal["text", "json"]) -> None:
-    """Log to stderr, where systemd's journal and a terminal expect it; the journal adds the time itself."""
+def start_log(
+    verbose: int, form: Literal["text", "json"], file: Path | None = None, notices: Iterable[str] = ()
+) -> None:
+    """Log to stderr, where systemd's journal and a terminal expect it, or to a file; the journal adds the time itself.
+
+    Args:
+        notices: Told first, whatever the level is.
+
+    Raises:
+        ConfigInvalidError: The file cannot be written.
+    """
     logging.addLevelName(TRACE, "TRACE")
-    handler = logging.StreamHandler()
-    prefix = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    try:
+        handler = logging.StreamHandler() if file is None else WatchedFileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigInvalidError(f"logFile {file}: {error.strerror or error}") from error
+    prefix = "" if file is None and "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     text = logging.Formatter(f"{prefix}%(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else text)
-    logging.basicConfig(level=_LEVELS[verbose], handlers=[handler])
-    if verbose < len(_LEVELS) - 1:  # the libraries' own lines, only at the last level
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for notice in notices:
+        log.warning("%s", notice)
+    logging.getLogger().setLevel(_LEVELS[verbose])
+    if verbose < max(_LEVELS):  # the libraries' own lines, only at the last level
         for library in _LIBRARIES:
             logging.getLogger(library).setLevel(logging.WARNING)
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import trio
 
 from nekko.config.settings import Settings
+from nekko.errors import PatternInvalidError
 from nekko.oci.platform import PlatformSelection
+from nekko.store.removal import Plan
 from nekko.store.store import open_store
 from nekko.transfer.imports import Imported, Imports
 from nekko.transfer.loading import Loading
+from nekko.transfer.pruning import PruneRule, prune_images
 from nekko.transfer.pull import Pulls
 from nekko.transfer.table import Transfers
 from nekko.upstream.resolve import Upstreams
@@ -29,6 +32,26 @@ def load(
         ConfigInvalidError, StoreBusyError: The cache cannot be used, or a daemon holds it.
     """
     trio.run(_load, settings, files, selection, name, tell)
+
+
+def prune(settings: Settings, pattern: str | None, seconds: float, *, is_trial: bool) -> Plan:
+    """Remove the images with a pattern in their names, or those that came so long ago; or only say which.
+
+    Raises:
+        ConfigInvalidError, StoreBusyError: The cache cannot be used, or a daemon holds it.
+        PatternInvalidError: The pattern cannot be used.
+    """
+    rule = PruneRule("created" if pattern is None else "pattern", seconds, pattern or "", is_trial=is_trial)
+    return trio.run(_prune, settings, rule)
+
+
+async def _prune(settings: Settings, rule: PruneRule) -> Plan:
+    async with open_store(settings.cache_dir, min_free_bytes=settings.min_free_space_bytes) as store:
+        try:
+            return await prune_images(store, rule)
+        except PatternInvalidError as error:
+            refusal = error
+    raise refusal  # here, where no nursery wraps it in a group
 
 
 async def _load(

@@ -1,8 +1,8 @@
 """`nekko list`: the images of the cache, in the columns of ociregistry."""
 
 import re
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -31,15 +31,20 @@ def list_images(header: bool, pattern: str, short_digest: bool, daemon: Daemon) 
     nekko list --header | column -t
     nekko list --pattern '^docker.io/,:v1[.]2' --short-digest
     """
-    is_wanted = _matching(pattern)
+    is_wanted = matching(pattern)
     if header:
         click.echo(" ".join(HEADS))
     for content in daemon.contents():
         if content["url"].startswith("oci://") and content["manifest"] and is_wanted(content["name"]):
-            click.echo(one_line(" ".join(_cells(content, short_digest=short_digest))))
+            click.echo(_listed(content, short_digest=short_digest))
 
 
-def _matching(patterns: str) -> Callable[[str], bool]:
+def matching(patterns: str) -> Callable[[str], bool]:
+    """Give what tells whether one of some expressions is found in a name; without any, all are wanted.
+
+    Raises:
+        UsageError: One cannot be used.
+    """
     expressions = []
     for text in filter(None, (each.strip() for each in patterns.split(","))):
         try:
@@ -49,24 +54,30 @@ def _matching(patterns: str) -> Callable[[str], bool]:
     return lambda name: not expressions or any(each.search(name) for each in expressions)
 
 
-def _cells(content: dict[str, Any], *, short_digest: bool) -> Iterator[str]:
-    image, at, digest = content["name"].partition("@")
-    if at:
-        yield from (image, _shortened(digest) if short_digest else digest)
-    else:
-        image, _, tag = image.rpartition(":")
-        yield from (image, tag)
+def listed(name: str, *, is_list: bool, created: datetime, pulled: datetime, size: int, short_digest: bool) -> str:
+    """Give the line of one image; the moments are of this machine's clock."""
+    image, at, reference = name.partition("@")
+    if not at:
+        image, _, reference = image.rpartition(":")
+    elif short_digest:
+        reference = reference.partition(":")[2][:SHORT_DIGEST_LENGTH]
+    times = (moment.strftime("%Y-%m-%dT%H:%M:%S") for moment in (created, pulled))
+    return one_line(" ".join(
+        (image, reference, "list" if is_list else "image", *times, f"{size / 1e6:.1f}" if size else "n/a")
+    ))  # fmt: skip
+
+
+def _listed(content: dict[str, Any], *, short_digest: bool) -> str:
     blobs = content["files"]
-    is_list = any(each["digest"] == content["manifest"] and each["media_type"] in INDEXES for each in blobs)
-    yield "list" if is_list else "image"
-    yield from (_local(content[moment]) for moment in ("created", "last_used"))
-    size = sum(each["size"] for each in blobs if each["media_type"] not in GRAPH)
-    yield f"{size / 1e6:.1f}" if size else "n/a"
+    return listed(
+        content["name"],
+        is_list=any(each["digest"] == content["manifest"] and each["media_type"] in INDEXES for each in blobs),
+        created=datetime.fromisoformat(content["created"]).astimezone(),
+        pulled=datetime.fromisoformat(content["last_used"]).astimezone(),
+        size=sum(each["size"] for each in blobs if each["media_type"] not in GRAPH), short_digest=short_digest,
+    )  # fmt: skip
 
 
-def _shortened(digest: str) -> str:
-    return digest.partition(":")[2][:SHORT_DIGEST_LENGTH]
-
-
-def _local(timestamp: str) -> str:
-    return datetime.fromisoformat(timestamp).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+def local(seconds: float) -> datetime:
+    """Give a moment, in seconds since the epoch, on this machine's clock."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -18,7 +19,8 @@ from nekko.errors import InvalidError
 from nekko.oci.platform import PlatformSelection
 from nekko.oci.reference import Reference, parse_reference
 
-if TYPE_CHECKING:  # it brings all of the daemon's parts, which most calls do without
+if TYPE_CHECKING:  # they bring all of the daemon's parts, which most calls do without
+    from nekko.config.settings import Settings
     from nekko.transfer.imports import Imported
 
 
@@ -53,30 +55,57 @@ def load(
     nekko load --image-file /etc/nekko/images.txt
     nekko load --image-file 'lists/*.txt,alpine.tar.gz' --platform linux/amd64,linux/arm64
     """
-    try:
-        files = image_files(given)
-        archives = {file for file in files if is_archive(file)}
-        listed = [named for file in files if file not in archives for named in listed_images(file)]
-        selection = PlatformSelection.parse(platform)
-        if name is not None:
-            name = parse_reference(name).name
-    except InvalidError as error:
-        raise click.UsageError(str(error)) from error
-    if name is not None and len(archives) != len(files):
-        click.echo("--resolve-ref is for archives: lists name their images", err=True)
-    tally = _Tally(as_json=as_json)
+    files = _Files.of(given, platform, name)
     if not _is_daemon_of(daemon, cache_dir, config_file):
-        from nekko import standalone
         from nekko.config.sources import read
 
         settings = read({"cache_dir": cache_dir, "config_file": config_file}, os.environ).settings
         click.echo(f"no daemon answers: loading into {settings.cache_dir} without it", err=True)
-        standalone.load(settings, files, selection, name, tally.imported)
-    else:
-        for file in archives:
-            _send(daemon, file, {"platform": platform} | ({"name": name} if name else {}), tally)
-        for image in dict.fromkeys(listed):
-            _pull(daemon, image, platform, tally)
+        return _load_without(settings, files, as_json=as_json)
+    tally = _Tally(as_json=as_json)
+    for file in files.archives:
+        _send(daemon, file, {"platform": platform} | ({"name": files.name} if files.name else {}), tally)
+    for image in dict.fromkeys(files.listed):
+        _pull(daemon, image, platform, tally)
+    click.echo(tally.summary, err=True)
+    return tally.exit
+
+
+def load_standalone(settings: "Settings", given: Sequence[str], platform: str, name: str | None) -> int:
+    """Load files into the cache of a daemon that is stopped; give the exit code."""
+    return _load_without(settings, _Files.of(given, platform, name), as_json=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is to be loaded: archives, what lists name, and for which platforms."""
+
+    paths: list[Path]
+    archives: list[Path]
+    listed: list[Reference | InvalidError]
+    selection: PlatformSelection
+    name: str | None
+
+    @classmethod
+    def of(cls, given: Sequence[str], platform: str, name: str | None) -> "_Files":
+        try:
+            paths = image_files(given)
+            archives = [file for file in paths if is_archive(file)]
+            listed = [named for file in paths if file not in archives for named in listed_images(file)]
+            selection = PlatformSelection.parse(platform)
+            named = None if name is None else parse_reference(name).name
+        except InvalidError as error:
+            raise click.UsageError(str(error)) from error
+        if name is not None and len(archives) != len(paths):
+            click.echo("--resolve-ref is for archives: lists name their images", err=True)
+        return cls(paths, archives, listed, selection, named)
+
+
+def _load_without(settings: "Settings", files: _Files, *, as_json: bool) -> int:
+    from nekko import standalone
+
+    tally = _Tally(as_json=as_json)
+    standalone.load(settings, files.paths, files.selection, files.name, tally.imported)
     click.echo(tally.summary, err=True)
     return tally.exit
 

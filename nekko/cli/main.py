@@ -23,6 +23,7 @@ from nekko.cli import (
     view,
 )
 from nekko.cli.exits import HELP, CommandError, Exit
+from nekko.cli.ociregistry import is_spoken, ociregistry
 from nekko.cli.version import version_text
 from nekko.errors import ConfigInvalidError, NekkoError
 
@@ -56,10 +57,15 @@ for command in _COMMANDS:
     nekko.add_command(command)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run a command line; give its exit code. Errors have been told on standard error."""
+def run(arguments: Sequence[str], program: str = "nekko") -> int:
+    """Run a command line, of nekko or of ociregistry; give its exit code. Errors have been told on standard error.
+
+    Args:
+        program: What the program was called by.
+    """
     try:
-        code = nekko.main(list(arguments), prog_name="nekko", standalone_mode=False)
+        command = ociregistry if is_spoken(program, arguments) else nekko
+        code = command.main(list(arguments), prog_name=program, standalone_mode=False)
     except CommandError as error:
         error.show()
         return error.code

@@ -118,10 +118,11 @@ def setting_options(command: _Command) -> _Command:
             continue
         names = [declaration.name, declaration.flag, *filter(None, [declaration.short_flag])]
         described = f"{declaration.help[0].upper()}{declaration.help[1:]}. [{declaration.environment[0]}]"
+        switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if declaration.field.type is bool else {}
         kind = click.Path() if Path in (declaration.field.type, *get_args(declaration.field.type)) else None
-        command = click.option(*names, type=kind, multiple=declaration.is_list, metavar="VALUE", help=described)(
-            command
-        )
+        command = click.option(
+            *names, type=kind, multiple=declaration.is_list, metavar="VALUE", help=described, **switch
+        )(command)
     return config_file_option(command)
 
 

@@ -84,7 +84,7 @@ def prune(
         if moment is not None:
             if criteria[name] is not None:
                 raise click.UsageError(f"{option} and --{name.replace('_', '-')} say the same: give one of them")
-            criteria[name] = _seconds_since(moment, option)
+            criteria[name] = f"{seconds_since(moment, option):.0f}s"
     named = {"unused_for": "unusedFor", "older_than": "olderThan", "pattern": "pattern", "to_size": "toSize"}
     body: dict[str, object] = {named[name]: value for name, value in criteria.items() if value is not None}
     if bool(body) == everything:
@@ -101,11 +101,16 @@ def prune(
         _show_pruned(told)
 
 
-def _seconds_since(moment: datetime, option: str) -> str:
+def seconds_since(moment: datetime, option: str) -> float:
+    """Give how long ago a local time was that an option gives.
+
+    Raises:
+        UsageError: It is still to come.
+    """
     seconds = (datetime.now(UTC) - moment.astimezone()).total_seconds()
     if seconds < 0:
         raise click.UsageError(f"{option}: {moment} is still to come")
-    return f"{seconds:.0f}s"
+    return seconds
 
 
 def _each(daemon: Daemon, method: str, urls: tuple[str, ...]) -> Exit:

@@ -95,7 +95,7 @@ def check_host(settings: Settings, origin: Mapping[str, str]) -> None:
             _check_readable(f"hosts ({origin['hosts']}): {name}: {key}", path)
 
 
-_MADE = ("cache_dir", "images_dir", "images_run_dir", "sync_labels_file")
+_MADE = ("cache_dir", "log_file", "images_dir", "images_run_dir", "sync_labels_file")
 """Settings that name what is made where it is missing."""
 
 

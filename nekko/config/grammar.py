@@ -64,8 +64,8 @@ def count(value: str) -> int:
 
 
 def log_level(value: str) -> int:
-    """Read 0, 1 or 2; more counts as 2."""
-    return min(number(value), 2)
+    """Read -2 to 2; more counts as 2."""
+    return int(value) if value in ("-1", "-2") else min(number(value), 2)
 
 
 def seconds(value: str) -> float:

@@ -11,30 +11,40 @@ from typing import Any
 
 from nekko.config import grammar
 from nekko.errors import ConfigInvalidError
+from nekko.oci.platform import Platform
 from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_ALIASES
 
+DIALECT = "ociregistry"
+"""The key of its flags among those of nekko."""
 IMAGE_PATH, HOST, PORT = "/var/lib/ociregistry", "0.0.0.0", "8080"  # noqa: S104 - where it listens, reading is free
-DEFAULTS: Mapping[str, Any] = {"imagePath": IMAGE_PATH, "pullTimeout": "60000"}
+DEFAULTS: Mapping[str, Any] = {"imagePath": IMAGE_PATH, "pullTimeout": "60000", "logLevel": "error"}
 _ONLY_THERE = frozenset({
     "imagePath", "imageFile", "registries", "serverTlsConfig", "pullTimeout", "helloWorld", "listConfig"
 })  # fmt: skip
 _NO_MEANING = {
-    "logFile": "nekko logs to standard error",
     "imageFile": "say it to `nekko load`",
     "resolveRef": "say it to `nekko load`",
     "listConfig": "say it to `nekko list`",
-    "os": "images are preloaded for this host",
-    "arch": "images are preloaded for this host",
     "configFile": "this is the file",
 }
 _OURS = ("mirrors", "proxy", "connectTimeoutSeconds", "stallTimeoutSeconds", "revalidateSeconds", "maxTransfers")
 """Of `hosts.<host>`, for an entry of `registries` as well."""
-_LEVELS = {"debug": "1", "info": "0", "warn": "0", "error": "0"}
+_LEVELS = {"debug": "1", "info": "0", "warn": "-1", "error": "-2"}
+_OUR_KEYS = {
+    "imagePath": "cacheDir", "port": "address", "host": "address", "health": "listen", "metrics": "listen",
+    "logLevel": "verbose", "pullTimeout": "manifestTimeoutSeconds", "defaultNs": "defaultRegistry",
+    "os": "preloadPlatform", "arch": "preloadPlatform",
+}  # fmt: skip
 
 
 def is_ociregistrys(values: Mapping[str, Any]) -> bool:
     """Tell whether a file is ociregistry's, by keys that are none of nekko's."""
     return not _ONLY_THERE.isdisjoint(values)
+
+
+def our_key(key: str) -> str:
+    """Give nekko's key for what one of ociregistry's says."""
+    return _OUR_KEYS.get(key, key)
 
 
 def from_ociregistry(values: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -51,6 +61,9 @@ def from_ociregistry(values: Mapping[str, Any], known: Collection[str]) -> tuple
     listen = [f":{given.pop(key)}={door}" for key, door in (("health", "health"), ("metrics", "admin")) if key in given]
     if listen:
         found["listen"] = listen
+    if not given.keys().isdisjoint(("os", "arch")):
+        host = Platform.host()
+        found["preloadPlatform"] = f"{given.pop('os', host.os)}/{given.pop('arch', host.architecture)}"
     notices: list[str] = []
     for key, value in given.items():
         if key in _READERS:
@@ -74,11 +87,9 @@ def _plain(key: str) -> _Reader:
     return lambda value, _: {key: value}
 
 
-def _log_level(value: Any, notices: list[str]) -> dict[str, Any]:
+def _log_level(value: Any, _: list[str]) -> dict[str, Any]:
     if value not in _LEVELS:
         raise ConfigInvalidError(f"{str(value)[:100]!r} is neither {' nor '.join(_LEVELS)}")
-    if value in ("warn", "error"):
-        notices.append(f"logLevel {value}: nekko's log begins at info")
     return {"verbose": _LEVELS[value]}
 
 

@@ -139,12 +139,16 @@ class Settings:
         env="NEKKO_ADDRESS", old_env="STORAGE_MANAGER_ADDRESS", read=grammar.address,
     )  # fmt: skip
     verbose: int = setting(
-        0, "log level: 0 info, 1 debug, 2 trace; more counts as 2",
+        0, "log level: 0 info, 1 debug, 2 trace, more counts as 2; -1 warnings, -2 errors only",
         env="VERBOSE", old_env="STORAGE_MANAGER_VERBOSE", short_flag="-v", read=grammar.log_level,
     )  # fmt: skip
 
     log_format: Literal["text", "json"] = setting(
         "text", "text for people, or json: one object a line", read=grammar.one_of("text", "json")
+    )
+
+    log_file: Path | None = setting(
+        None, "file that the log is appended to, instead of standard error; one that is moved away is made anew"
     )
 
     # --- the server
@@ -211,7 +215,11 @@ class Settings:
 
     preload_images: tuple[str, ...] = setting(
         (), "files with lists of images, or archives of them, or patterns of such: loaded beside serving after each "
-        "start, for this node's platform",
+        "start",
+    )  # fmt: skip
+    preload_platform: str = setting(
+        "host", "platforms that are loaded so: all, host, or a list such as linux/amd64,linux/arm64",
+        read=grammar.platforms,
     )  # fmt: skip
     # --- what this node should hold
     sync_file: Path | None = setting(
@@ -422,7 +430,7 @@ class Declaration:
         """The name on the command line; None for a secret and for a table."""
         if self.is_secret or self.is_table:
             return None
-        return "--" + re.sub("[A-Z]", lambda match: f"-{match[0].lower()}", self.key)
+        return flag_name(self.key)
 
     @property
     def environment(self) -> tuple[str, ...]:
@@ -477,6 +485,11 @@ class Declaration:
     @property
     def is_table(self) -> bool:
         return get_origin(self.field.type) is Mapping or is_dataclass(self.field.type)
+
+
+def flag_name(key: str) -> str:
+    """Give the flag of a key: `--cache-dir` of cacheDir."""
+    return "--" + re.sub("[A-Z]", lambda match: f"-{match[0].lower()}", key)
 
 
 def declarations_of(cls: type[Settings] | type[Host] | type[PruneConfig]) -> tuple[Declaration, ...]:

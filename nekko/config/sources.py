@@ -24,8 +24,8 @@ from nekko.config.checks import (
     check_storages,
 )
 from nekko.config.file import read_file
-from nekko.config.ociregistry import from_ociregistry, is_ociregistrys
-from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of
+from nekko.config.ociregistry import DIALECT, from_ociregistry, is_ociregistrys, our_key
+from nekko.config.settings import Declaration, Host, PruneConfig, Settings, declarations_of, flag_name
 from nekko.config.stor import from_stor, is_stors
 from nekko.errors import ConfigInvalidError
 
@@ -52,6 +52,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
 
     Args:
         flags: By field name, and `config_file`; a list setting takes a sequence. None and () stand for not given.
+            By `DIALECT`, those of ociregistry by its keys: with it, even if it is empty, its defaults hold.
         environ: The environment. Empty values are ignored.
 
     Raises:
@@ -71,10 +72,11 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
     declared = declarations_of(Settings)
     values: dict[str, object] = {}
     origin = {declaration.key: "default" for declaration in declared}
-    in_file, notices = _from_file(flags, environ)
+    in_file, in_dialect, notices = _from_file(flags, environ)
     for found, source in (
         in_file,
         _from_environment(declared, environ),
+        in_dialect,
         _from_flags(declared, flags),
     ):
         values |= found
@@ -92,29 +94,43 @@ _Found = tuple[dict[str, object], dict[str, str]]
 """Values by key, and their origins by key."""
 
 
-def _from_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[_Found, tuple[str, ...]]:
-    """Give what the file says, and notices of what of that means nothing here."""
+def _from_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[_Found, _Found, tuple[str, ...]]:
+    """Give what the file says, what flags of ociregistry say, and notices of what of that means nothing here."""
     text, source = flags.get("config_file"), f"flag {FILE_FLAG}"
     if text is None:
         text, source = environ.get(FILE_ENVIRONMENT) or None, f"environment {FILE_ENVIRONMENT}"
-    if text is None:
-        return ({}, {}), ()
-    try:
-        path = grammar.path(str(text))
-        values = read_file(path)
-    except ConfigInvalidError as error:
-        raise ConfigInvalidError(f"configFile ({source}): {error}") from error
+    spoken = flags.get(DIALECT)
+    values: dict[str, Any] = {}
+    place = "flags of ociregistry"
+    if text is not None:
+        try:
+            path = grammar.path(str(text))
+            values = read_file(path)
+        except ConfigInvalidError as error:
+            raise ConfigInvalidError(f"configFile ({source}): {error}") from error
+        place = f"file {path}"
+    elif spoken is None:
+        return ({}, {}), ({}, {}), ()
     notices: list[str] = []
+    said: Mapping[str, Any] = spoken if isinstance(spoken, Mapping) else {}
     try:
         if is_stors(values):
             values, notices = from_stor(values)
-        elif is_ociregistrys(values):
-            values, notices = from_ociregistry(values, _KEYS)
+        elif spoken is not None or is_ociregistrys(values):
+            values, notices = from_ociregistry({**values, **said}, _KEYS)
+            notices.insert(0, "taken as ociregistry takes them, and its defaults hold: see docs/registry.md")
     except ConfigInvalidError as error:
-        raise ConfigInvalidError(f"file {path}: {error}") from error
-    _refuse_unknown(values, _KEYS, f"file {path}: ")
+        raise ConfigInvalidError(f"{place}: {error}") from error
+    _refuse_unknown(values, _KEYS, f"{place}: ")
     given = {key: value for key, value in values.items() if value is not None}
-    return (given, dict.fromkeys(given, f"file {path}")), tuple(f"file {path}: {notice}" for notice in notices)
+    by_flag = {our_key(key): f"flag {flag_name(key)}" for key in said}
+    in_file = {key: value for key, value in given.items() if key not in by_flag}
+    in_flags = {key: value for key, value in given.items() if key in by_flag}
+    return (
+        (in_file, dict.fromkeys(in_file, place)),
+        (in_flags, {key: by_flag[key] for key in in_flags}),
+        tuple(f"{place}: {notice}" for notice in notices),
+    )
 
 
 def _from_environment(declared: Iterable[Declaration], environ: Mapping[str, str]) -> _Found:
@@ -136,7 +152,7 @@ def _from_flags(declared: Iterable[Declaration], flags: Mapping[str, object]) ->
     values: dict[str, object] = {}
     origin = {}
     for name, value in flags.items():
-        if name == "config_file" or value is None or value == ():
+        if name in ("config_file", DIALECT) or value is None or value == ():
             continue
         declaration = by_name[name]  # a name that is no flag is the caller's bug
         values[declaration.key] = [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value)

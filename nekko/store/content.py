@@ -12,6 +12,11 @@ State = Literal["downloading", "partial", "failed", "complete"]
 """`partial`: interrupted, its parts are kept, nothing is running. `failed`: the same, and `error` says why."""
 
 
+def is_image(name: str) -> bool:
+    """Tell whether the name of a content is that of an image in a registry: all others are URLs, or a digest."""
+    return "/" in name and "://" not in name
+
+
 @dataclass(frozen=True, slots=True)
 class Required:
     """One blob a content needs. `title` is its file name, where it has one."""

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import trio
 
+from nekko.store.content import is_image
 from nekko.store.removal import Item, Plan, Survey, Trial
 from nekko.store.snapshot import snapshot
 from nekko.store.store import Store
@@ -52,11 +53,6 @@ class Criteria:
     @cached_property
     def _named(self) -> re.Pattern[str]:
         return re.compile(translate(self.pattern or "*"))
-
-
-def is_image(name: str) -> bool:
-    """Tell whether the name of a content is that of an image in a registry: all others are URLs, or a digest."""
-    return "/" in name and "://" not in name
 
 
 async def prune(store: Store, criteria: Criteria, *, is_trial: bool) -> Plan:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nekko.oci.digest import Digest
+from nekko.oci.mediatype import GRAPH, INDEXES
+from nekko.store.content import is_image
 
 
 @contextmanager
@@ -39,6 +41,29 @@ def complete_names(path: Path) -> list[Named]:
     with snapshot(path) as db:
         rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name").fetchall()  # noqa: S608 - constants
     return [Named._make(row) for row in rows]
+
+
+class Listed(NamedTuple):
+    """What a list of images tells of one. `size` is that of its layers and configs, in bytes."""
+
+    name: str
+    is_list: bool
+    created: float
+    last_used: float
+    size: int
+
+
+def images(path: Path) -> list[Listed]:
+    """Read the complete images of registries by name, also while a daemon has the catalog open."""
+    kinds = sorted(GRAPH)
+    sizes = (
+        "SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM required"  # noqa: S608 - marks
+        f" WHERE content = contents.id AND media_type NOT IN ({', '.join('?' for _ in kinds)}))"
+    )
+    columns = f"name, root_type, created, last_used, ({sizes})"
+    with snapshot(path) as db:
+        rows = db.execute(f"SELECT {columns} FROM contents WHERE is_held ORDER BY name", kinds).fetchall()  # noqa: S608
+    return [Listed(name, kind in INDEXES, *rest) for name, kind, *rest in rows if is_image(name)]
 
 
 def references(path: Path, part: str, limit: int | None) -> list[tuple[Digest, int]]:

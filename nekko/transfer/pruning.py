@@ -12,7 +12,8 @@ from typing import Literal
 import trio
 
 from nekko.errors import NekkoError
-from nekko.store.prune import Criteria, is_image, prune
+from nekko.store.content import is_image
+from nekko.store.prune import Criteria, prune
 from nekko.store.removal import Plan
 from nekko.store.store import Store
 from nekko.transfer.patterns import matching, split_patterns

@@ -51,7 +51,7 @@ def test_size_text_reads_back_as_the_same_size(size: int) -> None:
         *((grammar.proxy, text) for text in ("", "socks5://p", "http://p/x")),
         *((grammar.number, text) for text in ("-1", "1.0", "eight", "", "1_0", "٣", " 1", "2147483648")),
         *((grammar.count, text) for text in ("0", "00")),
-        *((grammar.log_level, text) for text in ("debug", "-1")),
+        *((grammar.log_level, text) for text in ("debug", "-3")),
         *((grammar.seconds, text) for text in ("nan", "inf", "-1", "1e3", "10s", "", "31536001", "1." + "9" * 400)),
         *((grammar.switch, text) for text in ("1", "maybe", "")),
         *((grammar.octal_mode, text) for text in ("660x", "888", "0o660", "66", "10660", "432 ")),
@@ -72,6 +72,7 @@ def test_text_outside_the_grammar_is_refused(read: Callable[[str], object], text
     ("read", "text", "value"),
     [
         (grammar.log_level, "9", 2),
+        (grammar.log_level, "-2", -2),
         (grammar.bandwidth, "0", 0),
         (grammar.bandwidth, "64KiB", 64 << 10),
         (grammar.seconds, "0", 0.0),

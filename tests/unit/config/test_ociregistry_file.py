@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nekko.config.ociregistry import DIALECT
 from nekko.config.settings import Host, PruneConfig, Settings
 from nekko.config.sources import Effective, read
 from nekko.errors import ConfigInvalidError
@@ -88,16 +89,18 @@ def test_documented_file_is_taken_with_the_defaults_of_ociregistry(tmp_path: Pat
     effective = parsed(tmp_path, DOCUMENTED)
     expected = Settings(
         cache_dir=Path("/var/lib/ociregistry"), address=("0.0.0.0:8080",), manifest_timeout_seconds=60.0,
-        prune_config=PruneConfig(),
+        prune_config=PruneConfig(), verbose=-2,
     )  # fmt: skip
     assert effective.settings == expected
-    assert effective.notices == (f"file {tmp_path}/ociregistry.yaml: logLevel error: nekko's log begins at info",)
+    (notice,) = effective.notices
+    assert notice.startswith(f"file {tmp_path}/ociregistry.yaml: taken as ociregistry takes them")
 
 
 def test_everything_is_taken_or_told(tmp_path: Path) -> None:
     effective = parsed(tmp_path, FULL)
     assert effective.settings == Settings(
         cache_dir=Path("/srv/images"), verbose=1, address=("127.0.0.1:9999",), manifest_timeout_seconds=1.5,
+        log_file=Path("/var/log/x"), preload_platform="linux/arm64",
         preload_images=("/etc/images.txt", "/etc/more.tar"), always_pull_latest=True, air_gapped=True,
         listen=(":8081=health", ":8082=admin"), default_registry="quay.io", max_transfers=3,
         tls_cert=Path("/my/c"), tls_key=Path("/my/k"), tls_client_ca=Path("/my/ca"), tls_client_auth="require",
@@ -115,9 +118,9 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     told = "\n".join(effective.notices)
-    for key in ("logFile", "os", "arch", "theme", "colour", "'upstream one'"):
+    for key in ("theme", "colour", "'upstream one'"):
         assert key in told
-    assert len(effective.notices) == 6
+    assert len(effective.notices) == 4
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -156,6 +159,39 @@ def test_what_cannot_be_used_is_told_with_its_key(tmp_path: Path, text: str, pro
     assert problem in str(caught.value)
 
 
+def test_flags_of_ociregistry_win_over_environment_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("host: 127.0.0.1\nport: 9000\nlogLevel: warn\nhealth: 9001\nimagePath: /in/file\n")
+    spoken = {"port": "9002", "imagePath": "/in/flag", "arch": "arm64"}
+    environ = {"NEKKO_ADDRESS": ":1", "CACHE_DIR": "/in/environment", "VERBOSE": "1"}
+    effective = read({"config_file": file, DIALECT: spoken}, environ)
+    assert effective.settings == Settings(
+        cache_dir=Path("/in/flag"), address=("127.0.0.1:9002",), verbose=1, listen=(":9001=health",),
+        manifest_timeout_seconds=60.0, preload_platform="linux/arm64",
+    )  # fmt: skip
+    origins = {key: effective.origin[key] for key in ("cacheDir", "address", "verbose", "listen", "preloadPlatform")}
+    assert origins == {
+        "cacheDir": "flag --image-path", "address": "flag --port", "verbose": "environment VERBOSE",
+        "listen": f"file {file}", "preloadPlatform": "flag --arch",
+    }  # fmt: skip
+
+
+def test_dialect_without_a_file_has_the_defaults_of_ociregistry() -> None:
+    effective = read({DIALECT: {}}, {})
+    assert effective.settings == Settings(
+        cache_dir=Path("/var/lib/ociregistry"), address=("0.0.0.0:8080",), manifest_timeout_seconds=60.0, verbose=-2
+    )
+    assert "its defaults hold" in effective.notices[0]
+
+
+def test_unknown_keys_are_told_in_the_dialect_whatever_the_file_has(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("colour: red\nmaxTransfers: 3\n")
+    effective = read({"config_file": file, DIALECT: {}}, {})
+    assert effective.settings.max_transfers == 3
+    assert any("colour is no setting" in notice for notice in effective.notices)
+
+
 def test_file_of_nekko_stays_strict(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalidError, match="port is no setting"):
         parsed(tmp_path, "cacheDir: /x\nport: 8080\n")
@@ -172,4 +208,4 @@ def test_daemon_starts_from_the_documented_file(tmp_path: Path) -> None:
         assert httpx.get(f"http://127.0.0.1:{health}/metrics").status_code == 404
         assert httpx.get(f"http://127.0.0.1:{health}/v2/").status_code == 404
         assert "nekko_" in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
-        assert "logLevel error: nekko's log begins at info" in node.log.read_text()
+        assert "taken as ociregistry takes them" in node.log.read_text()

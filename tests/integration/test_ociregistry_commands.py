@@ -1,0 +1,168 @@
+"""The command line of ociregistry, spoken to nekko: `--image-path X serve --port N`, and its other commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fakes.archives import config, layout, tar
+from tests.fakes.registry import image
+from tests.servers import free_port
+
+LAYERS = [tar({"a": b"x" * 300_000})]
+CONFIG = config(*LAYERS)
+IMAGE = image(LAYERS, CONFIG)
+OTHER = image(LAYERS, config(*LAYERS, architecture="arm64"))
+ARCHIVE = tar(
+    layout(
+        [(IMAGE, {"io.containerd.image.name": "ghcr.io/o/app:v1"}),
+         (IMAGE, {"io.containerd.image.name": "quay.io/o/tool:v2"})],
+        CONFIG, *LAYERS,
+    )
+)  # fmt: skip
+SECONDS = 60.0
+
+
+def environment() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("NEKKO_")}
+    return own | {"HOME": "/nowhere", "TZ": "Asia/Tokyo"}
+
+
+def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "nekko", *map(str, words)], capture_output=True, text=True, timeout=SECONDS, check=False,
+        env=environment(),
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@contextmanager
+def served(log: Path, port: int, *words: object) -> Iterator[str]:
+    """Run a daemon by a command line; give its URL once it answers."""
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "nekko", *map(str, words)], stderr=stderr, env=environment())
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not _answers(url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield url
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v2/").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Give a directory that `load` has filled."""
+    (tmp_path / "images.tar").write_bytes(ARCHIVE)
+    done = run("--image-path", tmp_path / "images", "load", "--image-file", tmp_path / "images.tar", "--arch", "amd64")
+    assert done.stderr.splitlines()[-1] == "2 loaded, 0 skipped, 0 failed"
+    return tmp_path / "images"
+
+
+def test_image_is_loaded_listed_served_and_pruned(images: Path, tmp_path: Path) -> None:
+    listed = run("list", "--image-path", images, "--header").stdout.splitlines()
+    assert listed[0] == "IMAGE TAG/DIGEST TYPE CREATED PULLED SIZE(MB)"
+    assert [line.split()[:3] for line in listed[1:]] == [
+        ["ghcr.io/o/app", "v1", "image"], ["quay.io/o/tool", "v2", "image"]
+    ]  # fmt: skip
+    assert all(line.split()[5] == "0.3" for line in listed[1:])
+
+    port, health, file = free_port(), free_port(), tmp_path / "log"
+    words = ("--image-path", images, "--log-file", file, "--log-level=info", "serve", "--port", port, "--host", "127.0.0.1",
+             "--air-gapped", "--health", health)  # fmt: skip
+    with served(tmp_path / "stderr", port, *words) as url:
+        assert httpx.get(f"{url}/v2/o/app/manifests/v1?ns=ghcr.io").content == IMAGE
+        assert httpx.get(f"{url}/v2/o/app/manifests/v9?ns=ghcr.io").status_code == 404
+        assert httpx.get(f"http://127.0.0.1:{health}/health").status_code == 200
+        assert "o/app" in run("list", "--image-path", images).stdout  # it reads the directory, whoever serves it
+        refused = run("prune", "--image-path", images, "--pattern", "o/app", code=1)
+        assert str(images) in refused.stderr
+    assert (tmp_path / "stderr").read_text() == ""
+    told = file.read_text()
+    assert "flags of ociregistry: taken as ociregistry takes them, and its defaults hold" in told
+    assert "GET /v2/o/app/manifests/v1" in told
+
+    trial = run("--image-path", images, "prune", "--pattern", "^ghcr,nothing", "--dry-run")
+    assert trial.stdout.splitlines() == ["ghcr.io/o/app:v1"]
+    assert "1 images would be removed" in trial.stderr
+    assert run("--image-path", images, "prune", "--pattern", "^ghcr,nothing").stdout == trial.stdout
+    assert run("list", "--image-path", images).stdout.split()[0] == "quay.io/o/tool"
+    assert run("--image-path", images, "prune", "--date", "2020-01-01T00:00:00").stdout == ""
+    assert run("--image-path", images, "prune", "--date=2020-01-01T00:00:00", "--dry-run=false").stdout == ""
+
+
+def test_level_error_is_the_default_and_tells_only_what_the_start_has_to(images: Path, tmp_path: Path) -> None:
+    port = free_port()
+    file = tmp_path / "c.yaml"
+    file.write_text(f"imagePath: {images}\nport: 1\nhost: 127.0.0.1\nairGapped: true\ncolour: red\n")
+    with served(tmp_path / "stderr", port, "--config-file", file, "serve", "--port", port) as url:
+        assert httpx.get(f"{url}/v2/o/tool/manifests/v2?ns=quay.io").content == IMAGE
+    told = (tmp_path / "stderr").read_text().splitlines()
+    assert len(told) == 2
+    assert "taken as ociregistry takes them" in told[0]
+    assert "colour is no setting of ociregistry" in told[1]
+
+
+def test_list_and_load_take_what_the_file_says_for_them(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"imagePath: {images}\nimageFile: {tmp_path}/images.tar\nlistConfig: {{header: true, expr: quay}}\narch: arm64\n"
+    )
+    head, only = run("--config-file", file, "list").stdout.splitlines()
+    assert head.startswith("IMAGE ")
+    assert only.startswith("quay.io/o/tool ")
+    assert run("--config-file", file, "load").stderr.splitlines()[-1] == "0 loaded, 2 skipped, 0 failed"
+    assert (
+        run("--config-file", file, "load", "--arch", "amd64").stderr.splitlines()[-1] == "2 loaded, 0 skipped, 0 failed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        ("--image-path /nowhere/x list", 3, "/nowhere/x: there is no cache"),
+        ("--image-path {} prune", 2, "--pattern or --date"),
+        ("--image-path {} prune --pattern ,", 2, "'.*' stands for all"),
+        ("--image-path {} prune --pattern (", 1, "'('"),
+        ("--image-path {} prune --date 2999-01-01T00:00:00", 2, "still to come"),
+        ("--image-path {} prune --pattern a --dry-run=perhaps", 2, "perhaps"),
+        ("--image-path {} load", 2, "--image-file"),
+        ("--image-path {} load --image-file /nowhere/list", 2, "no such file"),
+        ("--image-path {} serve --port many", 2, "address (flag --port)"),
+        ("--image-path {} --log-level loud serve", 2, "logLevel: 'loud' is neither debug"),
+        ("--image-path {} --log-file /nowhere/log serve", 2, "logFile /nowhere/log: No such file"),
+        ("--image-path {} serve --colour red", 2, "--colour"),
+        ("--config-file /nowhere.yaml serve", 2, "/nowhere.yaml: No such file"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(images: Path, words: str, code: int, reason: str) -> None:
+    done = run(*(word.format(images) for word in words.split()), code=code)
+    assert reason in done.stderr.splitlines()[-1]
+
+
+def test_no_command_shows_the_commands(tmp_path: Path) -> None:
+    told = run("--image-path", tmp_path).stdout
+    assert all(f"  {name} " in told for name in ("serve", "load", "list", "prune", "version", "help"))
+    assert run("--image-path", tmp_path, "help").stdout == told
