@@ -1,123 +1,27 @@
 """Real clients pull through a real daemon from a real registry: cold, warm, and with the registry gone."""
 
 import base64
-import io
 import json
-import os
-import random
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from nekko.oci import mediatype
 from nekko.oci.digest import Digest
-from nekko.oci.modelpack import ModelFile, model_artifact
-from nekko.oci.platform import Platform
-from tests.daemon import Daemon, daemon
-from tests.servers import Server, docker_registry, free_port, push_image, running
-
-OTHER_PLATFORM = "linux/s390x"
-MODEL = {
-    "README.md": b"# tiny\n", "empty": b"", "a b/c#d.txt": b"odd\n", "sub/weights.gguf": random.Random(4).randbytes(700_001),
-}  # fmt: skip
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="unpacks images, which takes root")
-
-
-def layer(seed: int, size: int = 400_000) -> bytes:
-    """Make a layer that unpacks to one file of noise."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        entry = tarfile.TarInfo(f"file-{seed}")
-        entry.size = size
-        archive.addfile(entry, io.BytesIO(random.Random(seed).randbytes(size)))
-    return file.getvalue()
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """A daemon with the registry door at `host`, whose default registry is `registry`."""
-
-    node: Daemon
-    host: str
-    registry: Server
-    stop_registry: Callable[[], None]
-
-    def held(self, name: str) -> dict[str, Any] | None:
-        status, body = self.node.content(f"oci://{self.registry.host}/{name}")
-        return body if status == 200 else None
-
-    def wait_whole(self, name: str) -> None:
-        deadline = time.monotonic() + 30
-        while self.held(name) is None:
-            assert time.monotonic() < deadline, self.node.log.read_text()
-            time.sleep(0.02)
-
-    def asked(self) -> list[tuple[str, int]]:
-        """Give what the registry was asked for by nekko: method and path, and the bytes of the answer."""
-        line = re.compile(r'"((?:GET|HEAD) /v2/\S+) HTTP/1.1" 200 ([0-9]+) "" "nekko"')
-        return [(found[1], int(found[2])) for found in line.finditer(self.registry.log.read_text())]
+from tests.daemon import daemon
+from tests.mirror import MODEL, Mirror, as_root, layer, open_mirror, push_index, push_model, run, shipped
+from tests.servers import docker_registry, free_port, push_image
 
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[Mirror]:
-    host = f"127.0.0.1:{free_port()}"
-    with ExitStack() as upstream:
-        registry = upstream.enter_context(docker_registry(tmp_path / "registry"))
-        options = ("--listen", f"{host}=registry", "--default-registry", registry.host)
-        with daemon(tmp_path, *options) as node:
-            yield Mirror(node, host, registry, upstream.close)
-
-
-def run(*command: object, **environment: str) -> str:
-    """Run a client that must succeed; gives what it prints."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=os.environ | environment)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def push_index(registry: Server, directory: Path, name: str, *, kind: str = "oci") -> bytes:
-    """Push an image of two platforms; gives its index."""
-    entries = []
-    for seed, platform in ((1, Platform.host()), (3, Platform.parse(OTHER_PLATFORM))):
-        tag = f"{name}-{platform.architecture}"
-        push_image(registry, directory, tag, [layer(seed), layer(seed + 1)], "--format", kind)
-        repository, _, tag = tag.partition(":")
-        accept = f"{mediatype.OCI_MANIFEST}, {mediatype.DOCKER_MANIFEST}"
-        answer = httpx.get(registry.url(f"/v2/{repository}/manifests/{tag}"), headers={"Accept": accept})
-        body = answer.raise_for_status().content
-        entries.append({
-            "mediaType": answer.headers["content-type"], "digest": str(Digest.of(body)), "size": len(body),
-            "platform": platform.to_json(),
-        })  # fmt: skip
-    media_type = mediatype.OCI_INDEX if kind == "oci" else mediatype.DOCKER_INDEX
-    index = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).encode()
-    repository, _, tag = name.partition(":")
-    url = registry.url(f"/v2/{repository}/manifests/{tag}")
-    httpx.put(url, content=index, headers={"Content-Type": media_type}).raise_for_status()
-    return index
-
-
-def push_model(registry: Server, name: str, files: Mapping[str, bytes]) -> None:
-    """Push files as a ModelPack artifact."""
-    repository, _, tag = name.partition(":")
-    described = [ModelFile(path, Digest.of(body), len(body)) for path, body in files.items()]
-    manifest, more = model_artifact(described, name="model", revision="1", source_url="http://example.com/model")
-    for body in (*files.values(), *more.values()):
-        place = httpx.post(registry.url(f"/v2/{repository}/blobs/uploads/")).raise_for_status().headers["location"]
-        httpx.put(f"{place}&digest={Digest.of(body)}", content=body).raise_for_status()
-    url = registry.url(f"/v2/{repository}/manifests/{tag}")
-    httpx.put(url, content=manifest, headers={"Content-Type": mediatype.OCI_MANIFEST}).raise_for_status()
+    with open_mirror(tmp_path) as running:
+        yield running
 
 
 @pytest.mark.parametrize("kind", ["oci", "v2s2"])
@@ -231,87 +135,12 @@ def test_registry_with_a_password_is_asked_with_the_nodes_own(tmp_path: Path) ->
             assert login not in node.log.read_text()
 
 
-# --- clients that unpack ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ctr(tmp_path: Path, mirror: Mirror) -> Iterator[Callable[..., str]]:
-    """A containerd of our own that pulls every registry's images through the mirror; gives its command."""
-    home = tmp_path / "containerd"
-    hosts = home / "hosts/_default"
-    hosts.mkdir(parents=True)
-    hosts.joinpath("hosts.toml").write_text(f'[host."http://{mirror.host}"]\n  capabilities = ["pull", "resolve"]\n')
-    port, socket = free_port(), home / "containerd.sock"
-    home.joinpath("config.toml").write_text(
-        f"""
-        version = 2
-        root = "{home}/root"
-        state = "{home}/state"
-        disabled_plugins = ["io.containerd.grpc.v1.cri"]
-        [grpc]
-        address = "{socket}"
-        [ttrpc]
-        address = "{home}/ttrpc.sock"
-        [metrics]
-        address = "127.0.0.1:{port}"
-        """
-    )
-
-    def command(*words: str) -> str:
-        return run("ctr", "--address", socket, *words)
-
-    def pull(name: str) -> str:
-        return command("images", "pull", "--hosts-dir", str(hosts.parent), "--snapshotter", "native", name)
-
-    with running(["containerd", "--config", str(home / "config.toml")], port, home / "log"):
-        yield lambda *words: pull(words[1]) if words[0] == "pull" else command(*words)
-
-
-@as_root
-def test_containerd_pulls_cold_warm_and_offline(tmp_path: Path, mirror: Mirror, ctr: Callable[..., str]) -> None:
-    index = push_index(mirror.registry, tmp_path, "org/app:v1")
-    name = f"{mirror.registry.host}/org/app:v1"
-    by_digest = f"{mirror.registry.host}/org/app@{Digest.of(index)}"
-    for asked_for in (name, name, by_digest):
-        ctr("pull", asked_for)
-        assert str(Digest.of(index)) in ctr("images", "ls", f"name=={asked_for}")
-        ctr("images", "rm", "--sync", asked_for)
-    assert '"containerd' not in mirror.registry.log.read_text(), "containerd went past its mirror"
-    asked = [what for what, _ in mirror.asked()]
-    assert len(asked) == len(set(asked)) == 1 + 1 + 3, "the index, and the image of this platform"
-    mirror.stop_registry()
-    ctr("pull", name)
-
-
-@as_root
-def test_containerd_mounts_the_files_of_an_artifact(tmp_path: Path, mirror: Mirror, ctr: Callable[..., str]) -> None:
-    push_model(mirror.registry, "org/model:v1", MODEL)
-    name, place = f"{mirror.registry.host}/org/model:v1.as-image", tmp_path / "mounted"
-    ctr("pull", name)
-    place.mkdir()
-    ctr("images", "mount", "--snapshotter", "native", name, str(place))
-    try:
-        found = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
-    finally:
-        ctr("images", "unmount", str(place))
-    assert found == MODEL
-
-
 @as_root
 @pytest.mark.parametrize("client", ["podman", "buildah"])
 def test_podman_and_buildah_pull_by_their_configuration(tmp_path: Path, mirror: Mirror, client: str) -> None:
     index = push_index(mirror.registry, tmp_path, "org/app:v1", kind="v2s2")
-    configuration = tmp_path / "registries.conf"
-    configuration.write_text(
-        f"""
-        [[registry]]
-        location = "registry.example.com"
-        [[registry.mirror]]
-        location = "{mirror.host}"
-        insecure = true
-        """
-    )
-    name = "registry.example.com/org/app:v1"
+    configuration = shipped("registries.conf.d", tmp_path, mirror.host) / "50-nekko.conf"
+    name = "quay.io/org/app:v1"
 
     def pull(storage: str) -> None:
         with tempfile.TemporaryDirectory() as short:  # podman takes no longer path for its run root
@@ -320,7 +149,7 @@ def test_podman_and_buildah_pull_by_their_configuration(tmp_path: Path, mirror: 
             assert name.partition(":")[0] in run(client, *roots, "images")
 
     pull("cold")
-    mirror.wait_whole("org/app:v1")
+    mirror.wait_whole("org/app:v1", "quay.io")
     mirror.stop_registry()
     pull("offline")
-    assert mirror.held("org/app:v1")["digest"] == str(Digest.of(index))  # type: ignore[index]  # it is held
+    assert mirror.held("org/app:v1", "quay.io")["digest"] == str(Digest.of(index))  # type: ignore[index]  # it is held
