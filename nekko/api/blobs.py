@@ -24,6 +24,7 @@ from nekko.errors import (
     NekkoError,
     RangeInvalidError,
     RepairError,
+    UpstreamError,
 )
 from nekko.metrics import Counters
 from nekko.oci.digest import Digest
@@ -31,6 +32,7 @@ from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
 from nekko.store.content import Blob
 from nekko.transfer.follow import follow
+from nekko.transfer.passage import Passage
 from nekko.transfer.repair import Repairs
 from nekko.transfer.table import Transfer, Transfers
 
@@ -228,6 +230,27 @@ async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, 
         await send({"type": "http.response.body", "body": b""})
     finally:
         os.close(descriptor)
+
+
+async def send_passing(
+    passage: Passage, digest: Digest, size: int, head: Head, scope: dict[str, Any], send: Send
+) -> None:
+    """Answer with a file that is passed on; one that turns out wrong is broken off.
+
+    Raises:
+        RangeInvalidError: Nothing was sent.
+    """
+    part = await send_head(head, size, scope, send)
+    if part is None:
+        return
+    try:
+        async with aclosing(passage.part(part)) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
+    except UpstreamError as error:
+        log.warning("%s: an answer is broken off: %s", digest, error)
+        return  # without its last part, on which the server closes the connection
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def send_part(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:

@@ -323,6 +323,9 @@ class Settings:
         read=grammar.object_key,
     )
     s3_virtual_host: bool = setting(False, "the bucket is part of the host name, and not of the path")
+    s3_keep: bool = setting(
+        True, "what is read from the object store becomes part of the cache; else it is passed on, proven on the way"
+    )
     s3_write_behind: bool = setting(
         False, "what is stored or pulled here is written to the object store as well, in the background"
     )

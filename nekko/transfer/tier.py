@@ -1,11 +1,11 @@
-"""The second tier: an object store that many nodes may share, read through the cache.
+"""The second tier: an object store that many nodes may share, read through the cache or past it.
 
 What is fetched from it is a transfer like any other: one for however many ask, proven before it is published, and
 afterwards a blob of the cache, which may be evicted.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import trio
 
@@ -18,11 +18,15 @@ from nekko.errors import (
     UpstreamUnavailableError,
 )
 from nekko.oci.digest import Digest
+from nekko.store.incoming import in_batches
+from nekko.transfer.passage import Passage
 from nekko.transfer.table import Transfer, Transfers, retold
 from nekko.upstream.base import Objects, ObjectStat
 
 DOWN_SECONDS = 10.0
 """A store that could not be reached is not asked again before: other sources have to answer meanwhile."""
+HASHING_THREADS = 4
+"""For files that are passed on: each hashes as fast as a core can."""
 _DOWN = (UpstreamConnectError, UpstreamProxyError, UpstreamTimeoutError, UpstreamTlsError, UpstreamUnavailableError)
 
 
@@ -32,6 +36,7 @@ class Tier:
     def __init__(self, objects: Objects, transfers: Transfers) -> None:
         self._objects = objects
         self._transfers = transfers
+        self._threads = trio.CapacityLimiter(HASHING_THREADS)
         self._fault: UpstreamError | None = None
         self._down_until = float("-inf")
 
@@ -64,6 +69,19 @@ class Tier:
         async with self._objects.remote(digest, found.size).open() as body, aclosing(body.chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    @asynccontextmanager
+    async def passing(self, digest: Digest, found: ObjectStat) -> AsyncIterator[Passage]:
+        """Open a file that is there to pass it on, past the cache; its first piece is here.
+
+        Raises:
+            UpstreamError: It does not come, or is wrong.
+        """
+        where = self._objects.remote(digest, found.size).where
+        async with aclosing(self._read(digest, found)) as chunks, aclosing(in_batches(chunks)) as pieces:
+            passage = Passage(digest, found.size, pieces, where, self._threads)
+            await passage.begin()
+            yield passage
 
     def join(self, digest: Digest, found: ObjectStat) -> AbstractAsyncContextManager[Transfer]:
         """Join the transfer of a file that is there, started if it is not running."""

@@ -20,6 +20,7 @@ from nekko.api.blobs import (
     digest_in,
     send_head,
     send_opened,
+    send_passing,
     send_plain,
     send_whole,
     unless_gone,
@@ -128,8 +129,13 @@ class FileDoor:
         if scope["method"] == "HEAD":
             await send_head(head, found.size, scope, send)
             return found.size
-        async with unless_gone(receive), tier.join(digest, found) as transfer:
-            await self.blobs.send_arriving(transfer, head, scope, send)
+        async with unless_gone(receive):
+            if self.settings.s3_keep:
+                async with tier.join(digest, found) as transfer:
+                    await self.blobs.send_arriving(transfer, head, scope, send)
+            else:
+                async with tier.passing(digest, found) as passage:
+                    await send_passing(passage, digest, found.size, head, scope, send)
         return found.size
 
     async def _tell_status(self, send: Send) -> None:
