@@ -90,6 +90,11 @@ class Repo:
         kept = _pointer(*self.proof(path, body)) if path in self.lfs else body
         return hashlib.sha1(b"blob %d\0" % len(kept) + kept, usedforsecurity=False).hexdigest()
 
+    def etag(self, path: str) -> str:
+        """Give what the Hub tells of a file's content on main: its SHA-256, or the id that git gives a small one."""
+        body = self.files(self.branches["main"])[path]
+        return self.proof(path, body)[0] if path in self.lfs else self.oid(path, body)
+
     def proof(self, path: str, body: bytes) -> tuple[str, int]:
         """Give the SHA-256 and the size of a file."""
         if (there := self.elsewhere.get(path)) is not None:
