@@ -9,13 +9,14 @@ from pathlib import Path
 
 import trio
 
-from nekko.errors import CommandError, ProgramMissingError
+from nekko.errors import CommandError, HostError, ProgramMissingError
 
 log = logging.getLogger(__name__)
 
 PACKAGES: Mapping[str, str] = {
     "mount": "mount", "umount": "mount", "losetup": "mount", "mkfs.ext4": "e2fsprogs", "zstd": "zstd",
-    "mount.nfs": "nfs-common", "crun": "crun", "runc": "runc", "conmon": "conmon",
+    "mount.nfs": "nfs-common", "iscsiadm": "open-iscsi", "modprobe": "kmod", "crun": "crun", "runc": "runc",
+    "conmon": "conmon",
 }  # fmt: skip
 """Every program that is run, and Debian's package of it."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -63,6 +64,25 @@ async def run(name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Pat
     return done.stdout.decode("utf-8", "replace")
 
 
+async def load(module: str, shown: Path, what: str) -> None:
+    """Have a module of the kernel loaded, if what shows that it is there does not exist.
+
+    Raises:
+        HostError: This kernel has no such module.
+    """
+    if shown.exists():
+        return
+    try:
+        await run("modprobe", module)
+    except CommandError as error:
+        raise HostError(f"this kernel has no {what}: its module {module} cannot be loaded ({error.told})") from error
+
+
+def in_brackets(address: str) -> str:
+    """Give a host as it is written before a colon."""
+    return f"[{address}]" if ":" in address else address
+
+
 @dataclass(frozen=True, slots=True)
 class Mounted:
     """One line of the mount table."""
@@ -91,6 +111,11 @@ def mounted_at(place: str | Path) -> list[Mounted]:
 def mounted_below(place: str | Path) -> list[Mounted]:
     """Give what is mounted at a place and below it."""
     return [each for each in mount_table() if each.place == str(place) or each.place.startswith(f"{place}/")]
+
+
+def mounted_from(device: str) -> list[Mounted]:
+    """Give what is mounted from a device, or from one of its partitions."""
+    return [each for each in mount_table() if re.fullmatch(rf"{re.escape(device)}(p?\d+)?", each.source)]
 
 
 def backing_file(device: str) -> str | None:

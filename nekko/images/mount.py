@@ -77,18 +77,13 @@ async def mount_nfs(work: Work) -> None:
     said = ["ro" if own.get("ro", False) else "rw", f"vers={own.get('version', NFS_VERSION)}", *options]
     place = await work.mountpoint()
     try:
-        await work.mount(place, "-t", "nfs", "-o", ",".join(said), f"{in_brackets(own['host'])}:{own['path']}")
+        await work.mount(place, "-t", "nfs", "-o", ",".join(said), f"{host.in_brackets(own['host'])}:{own['path']}")
     except CommandError as error:
         if "No such device" in error.told:
             raise HostError("nfs: this kernel has no client for NFS: its module nfs is missing") from error
         if "Failed to resolve" in error.told:
             raise ImageInvalidError(f"nfs: {error.told}") from error
         raise
-
-
-def in_brackets(address: str) -> str:
-    """Give a host as it is written before a colon."""
-    return f"[{address}]" if ":" in address else address
 
 
 async def mount_overlay(work: Work) -> None:

@@ -4,9 +4,9 @@ Each kind is one pair of sync or async functions: does it still hold, and undo i
 error, which is what lets a new process undo what an old one may or may not have done.
 """
 
-import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,9 @@ from typing import Literal
 import trio
 
 from nekko.errors import CommandError, HostError, ObjectBusyError
-from nekko.images import host
+from nekko.images import host, iscsi
 
-Kind = Literal["directory", "tree", "mount", "loop"]
+Kind = Literal["directory", "tree", "mount", "loop", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Step:
     tree: a directory at `subject`, which goes with all that is in it.
     mount: something is mounted at `subject`; `detail` is "recursive" where it brought mounts below it.
     loop: the loop device `subject` has the file `detail`.
+    session: the iSCSI session `subject`. Several objects may have it; the last one undoes it.
     """
 
     kind: Kind
@@ -40,7 +41,17 @@ def holds(step: Step) -> bool:
         return bool(host.mounted_at(step.subject))
     if step.kind == "loop":
         return host.backing_file(step.subject) == step.detail
+    if step.kind == "session":
+        return iscsi.Session.parse(step.subject).number is not None
     return Path(step.subject).is_dir()
+
+
+_turns: Mapping[Kind, trio.Lock] = {"session": trio.Lock()}
+
+
+def turn(kind: Kind) -> AbstractAsyncContextManager[None]:
+    """Give what is held while a step that objects may share is done or undone: none joins it while it is undone."""
+    return _turns.get(kind) or nullcontext()
 
 
 async def undo(step: Step, *, lazy: bool = False) -> None:
@@ -88,10 +99,21 @@ async def _undo_mount(step: Step, lazy: bool) -> None:
 
 async def _undo_loop(step: Step, _: bool) -> None:
     # The kernel would take the order to detach, and wait for the device's users without saying so.
-    if users := [each.place for each in host.mount_table() if re.fullmatch(rf"{step.subject}(p\d+)?", each.source)]:
-        raise ObjectBusyError(f"{step.subject} is in use: {users[0]} is mounted from it")
+    _check_unmounted(step.subject)
     if holds(step):
         await _release("losetup", "--detach", step.subject)
+
+
+async def _undo_session(step: Step, _: bool) -> None:
+    session = iscsi.Session.parse(step.subject)
+    for _lun, device in session.devices():
+        _check_unmounted(device)
+    await session.log_out()
+
+
+def _check_unmounted(device: str) -> None:
+    if users := host.mounted_from(device):
+        raise ObjectBusyError(f"{device} is in use: {users[0].place} is mounted from it")
 
 
 async def _release(name: str, *arguments: str) -> None:
@@ -108,4 +130,5 @@ _UNDO: Mapping[Kind, Callable[[Step, bool], Awaitable[None]]] = {
     "tree": _undo_tree,
     "mount": _undo_mount,
     "loop": _undo_loop,
+    "session": _undo_session,
 }

@@ -24,6 +24,7 @@ from nekko.errors import (
 )
 from nekko.images import host, steps
 from nekko.images.attach import attach_local, attach_loopback
+from nekko.images.attach_network import attach_iscsi
 from nekko.images.content import Supply
 from nekko.images.journal import Journal
 from nekko.images.layers import Layers
@@ -40,6 +41,7 @@ Driver = Callable[[Work], Awaitable[None]]
 
 DRIVERS: Mapping[tuple[Type, str], Driver] = {
     ("container", ""): make_container,
+    ("attach", "iscsi"): attach_iscsi,
     ("attach", "local"): attach_local,
     ("attach", "loopback"): attach_loopback,
     ("mount", "attach"): mount_attach,
@@ -280,8 +282,11 @@ class Images:
         if target.type == "container":
             await self._containers.clear(target)
         while target.steps:
-            await steps.undo(target.steps[-1], lazy=lazy)
-            target.steps.pop()
+            step = target.steps[-1]
+            async with steps.turn(step.kind):
+                if not any(step in each.steps for each in self._objects.values() if each is not target):
+                    await steps.undo(step, lazy=lazy)
+                target.steps.pop()
             self._journal.write(target)
         del self._objects[target.id]
         self._journal.forget(target)

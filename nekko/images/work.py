@@ -86,7 +86,7 @@ class Surroundings:
 
 
 class Work:
-    """What a driver does its work with. Everything it does to the host goes through here."""
+    """What a driver does its work with. Everything it does to the host is noted here first."""
 
     def __init__(
         self,
@@ -133,18 +133,19 @@ class Work:
         """Give an object that this one stands on."""
         return self._find(reference["id"])
 
-    def _note(self, step: Step) -> None:
+    def note(self, step: Step) -> None:
+        """Journal a change of the host that is about to be made."""
         self.made.steps.append(step)
         self._journal.write(self.made)
 
     async def directory(self, path: Path, mode: int = 0o755) -> None:
         """Make an empty directory."""
-        self._note(Step("directory", str(path)))
+        self.note(Step("directory", str(path)))
         path.mkdir(mode=mode)
 
     async def tree(self, path: Path) -> None:
         """Make a directory that goes with all that will be in it."""
-        self._note(Step("tree", str(path)))
+        self.note(Step("tree", str(path)))
         path.mkdir(mode=0o755)
 
     async def mountpoint(self) -> Path:
@@ -164,7 +165,7 @@ class Work:
             ImageInvalidError: The kernel takes this for no such file system, or not with these options.
             HostError: Mounting failed otherwise.
         """
-        self._note(Step("mount", str(place), "recursive" if is_recursive else ""))
+        self.note(Step("mount", str(place), "recursive" if is_recursive else ""))
         try:
             await host.run("mount", *arguments, str(place), pass_fds=pass_fds, cwd=cwd)
         except CommandError as error:
@@ -206,13 +207,13 @@ class Work:
         async with _finding_loop:
             for _ in range(LOOP_TRIES):
                 device = (await host.run("losetup", "--find")).strip()
-                self._note(Step("loop", device, path))
+                self.note(Step("loop", device, path))
                 try:
                     await host.run("losetup", *options, device, path)
                 except CommandError as error:
                     if "busy" not in error.told:
                         raise
-                    self._drop_last()
+                    self.drop_last()
                 else:
                     break
             else:
@@ -224,7 +225,7 @@ class Work:
             raise HostError(f"{path} was exchanged for another file while it was attached")
         return device
 
-    def _drop_last(self) -> None:
+    def drop_last(self) -> None:
         """Forget the last step: it is known not to have been done."""
         self.made.steps.pop()
         self._journal.write(self.made)

@@ -69,7 +69,7 @@ WRONG: list[tuple[str, str, Any, int, int, str]] = [
     ("POST", "/mount", {"kind": "overlay", "overlay": {"lower": [], "size": -1}}, 422, 609, "1 or more"),
     ("POST", "/mount", {}, 501, 501, "no driver"),
     ("POST", "/mount", [], 400, 400, "object"),
-    ("POST", "/attach", {"kind": "iscsi", "iscsi": {"target": "iqn"}}, 501, 501, "iscsi"),
+    ("POST", "/attach", {"kind": "iscsi", "iscsi": {"target": "iqn.x"}}, 422, 602, "initiator is required"),
     ("POST", "/attach", {"kind": "local", "local": {"path": "/dev/null"}}, 400, 400, "no block device"),
     ("POST", "/attach?force=true", {"kind": "local", "local": {"path": "/dev/null"}}, 422, 610, "no parameter"),
     ("GET", "/mount?id=1", None, 404, 404, "mount 1"),

@@ -267,7 +267,7 @@ async def test_failure_half_way_leaves_nothing(image_host: ImageHost) -> None:
         (on_attach(loopback(image), "squashfs", "loop"), ImageInvalidError),
         (on_attach(loopback(image), "squashfs", "ro,exec"), ImageInvalidError),
         (on_attach(loopback(image), "squashfs", partition=1), ImageInvalidError),
-        (on_attach({"kind": "iscsi", "iscsi": {}}, "ext4"), DriverUnknownError),
+        (on_attach({"kind": "tape", "tape": {}}, "ext4"), DriverUnknownError),
         ({"kind": "bind"}, ImageInvalidError),
         ({**bind(tree), "id": 5}, ImageInvalidError),
     ]

@@ -16,7 +16,7 @@ import yaml
 from nekko import __version__
 from nekko.errors import RequestInvalidError
 
-TYPE, REQUIRED, TOO_SHORT, PATTERN, ENUM, BELOW, OUT_OF_PLACE = 601, 602, 604, 605, 606, 609, 610
+TYPE, REQUIRED, TOO_SHORT, PATTERN, ENUM, ABOVE, BELOW, OUT_OF_PLACE = 601, 602, 604, 605, 606, 608, 609, 610
 _TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -104,6 +104,8 @@ def _value(schema: Mapping[str, Any], value: Any, where: str) -> Any:
         _fail(TOO_SHORT, where, f"should have {schema['minLength']} characters at least")
     if kind is int and value < schema.get("minimum", value):
         _fail(BELOW, where, f"should be {schema['minimum']} or more")
+    if kind is int and value > schema.get("maximum", value):
+        _fail(ABOVE, where, f"should be {schema['maximum']} or less")
     return value
 
 

@@ -1,0 +1,88 @@
+"""Drivers of attachments whose bytes are on another host."""
+
+import socket
+from pathlib import Path
+
+import trio
+
+from nekko.errors import HostError, ImageInvalidError, ObjectBusyError
+from nekko.images import host, iscsi, steps
+from nekko.images.steps import Step
+from nekko.images.work import Work
+
+ISCSI_PORT, ISCSI_MAX_COMMANDS, ISCSI_QUEUE_DEPTH = 3260, 128, 16
+CONNECT_SECONDS = 15.0
+
+
+async def attach_iscsi(work: Work) -> None:
+    """Yield a disk of an iSCSI target. Attachments of one target, by the same terms, have one session."""
+    own, secrets = work.own, work.secrets
+    for name, secret in (("username", "password"), ("username_in", "password_in")):
+        if (name in own) != (secret in secrets):
+            raise ImageInvalidError(f"iscsi: {name} and {secret} go together")
+    if "username_in" in own and "username" not in own:
+        raise ImageInvalidError("iscsi: a target names itself (username_in) only to whom it knows (username)")
+    host.program("iscsiadm")
+    await host.load("iscsi_tcp", Path("/sys/class/iscsi_transport/tcp"), "iSCSI")
+    address, port = await _answering("iscsi", own["host"], own.get("port") or ISCSI_PORT)
+    commands = own.get("max_comands") or ISCSI_MAX_COMMANDS
+    terms = own["initiator"], own.get("username", ""), own.get("username_in", ""), commands
+    session = iscsi.Session.wanted(own["target"], address, port, *terms)
+    async with steps.turn("session"):
+        there = [interface for _, interface in session.at_portal()]
+        if there and session.interface not in there:
+            raise ObjectBusyError(
+                f"iscsi: this host has a session with {session.target} at {session.portal} already, by other terms "
+                f"(interface {there[0]}): end that first"
+            )
+        work.note(Step("session", str(session)))
+        if there:
+            await session.look_again()
+        else:
+            named = {"iface.initiatorname": own["initiator"], "node.session.cmds_max": str(commands)}
+            await session.log_in(named | _chap(work))
+    device = await session.device_of(own.get("lun", 0))
+    _tune(device, "device/queue_depth", str(own.get("queue_depth") or ISCSI_QUEUE_DEPTH))
+    if "scheduler" in own:
+        _tune(device, "queue/scheduler", own["scheduler"])
+    work.made.product = device
+
+
+def _chap(work: Work) -> dict[str, str]:
+    given = {**work.own, **work.secrets}
+    said: dict[str, str] = {
+        name: given[name] for name in ("username", "password", "username_in", "password_in") if name in given
+    }
+    said["authmethod"] = "CHAP" if said else "None"
+    return {f"node.session.auth.{name}": value for name, value in said.items()}
+
+
+def _tune(device: str, attribute: str, value: str) -> None:
+    place = Path("/sys/block") / Path(device).name / attribute
+    try:
+        place.write_text(value)
+    except OSError as error:
+        known = place.read_text().strip()
+        raise ImageInvalidError(
+            f"{place.name} of {device} cannot be {value[:40]!r} ({error.strerror}), it is {known}"
+        ) from error
+
+
+async def _answering(kind: str, name: str, port: int) -> tuple[str, int]:
+    """Give the address of a host at which a port answers, out of all that it has.
+
+    Raises:
+        ImageInvalidError: There is no such host.
+        HostError: None of its addresses answers.
+    """
+    try:
+        with trio.fail_after(CONNECT_SECONDS):
+            stream = await trio.open_tcp_stream(name, port)
+    except socket.gaierror as error:
+        raise ImageInvalidError(f"{kind}: host {name!r}: {error.strerror}") from error
+    except (OSError, trio.TooSlowError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
+        raise HostError(f"{kind}: nothing answers at {host.in_brackets(name)}:{port} ({why})") from error
+    async with stream:
+        address, found, *_ = stream.socket.getpeername()
+        return str(address), int(found)
