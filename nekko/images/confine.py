@@ -10,6 +10,8 @@ from nekko.errors import HostError, ImageInvalidError
 
 _OPENAT2 = 437
 """The number of the system call on every architecture. Source: Linux, include/uapi/asm-generic/unistd.h."""
+TRIES = 100
+"""The kernel gives up on `..` whenever anything on the host is mounted or renamed at that moment."""
 _NO_MAGIC_LINKS, _IN_ROOT = 0x02, 0x10
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -22,16 +24,19 @@ def open_within(root: int, path: str, flags: int) -> int:
     """Open a path as if the directory `root` were `/`; the caller closes the file descriptor.
 
     Raises:
-        OSError: As `open`. EXDEV or EAGAIN: the tree was changed at the same time.
+        OSError: As `open`. EXDEV or EAGAIN: the tree was changed at the same time, again and again.
         HostError: This kernel cannot do that (it is older than 5.6).
     """
     if "\0" in path:
         raise OSError(errno.EINVAL, "the path holds a NUL", path)
     how = _How(flags | os.O_CLOEXEC, 0, _IN_ROOT | _NO_MAGIC_LINKS)
-    found: int = _libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-    if found >= 0:
-        return found
-    code = ctypes.get_errno()
+    for _ in range(TRIES):
+        found: int = _libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+        if found >= 0:
+            return found
+        code = ctypes.get_errno()
+        if code != errno.EAGAIN:
+            break
     if code == errno.ENOSYS:
         raise HostError("this kernel has no openat2, which keeps paths below their base: Linux 5.6 or later is needed")
     raise OSError(code, os.strerror(code), path)
