@@ -3,9 +3,13 @@
 import os
 import stat
 
-from nekko.errors import HostError, ImageInvalidError
+import trio
+
+from nekko.errors import CommandError, HostError, ImageInvalidError
 from nekko.images import host
 from nekko.images.confine import open_below
+from nekko.images.content import Brought, File
+from nekko.images.steps import Step
 from nekko.images.work import Work
 
 
@@ -22,39 +26,73 @@ async def attach_local(work: Work) -> None:
 
 
 async def attach_loopback(work: Work) -> None:
-    """Yield a loop device with a file of the host, of another mount, or of the cache."""
+    """Yield a loop device with a file of the host, another mount, or the cache; or one that proves what it has."""
     own = work.own
-    is_content = own["base"] == "content"
-    if is_content != ("content" in own):
+    if (own["base"] == "content") != ("content" in own):
         raise ImageInvalidError("loopback: base 'content' and a content go together")
-    if is_content:
-        file = await _open_content(work)
+    has_partitions, verity = own.get("readPartitions", False), own.get("verity")
+    if verity is not None and has_partitions:
+        raise ImageInvalidError("loopback: of what is proven by verity, no partitions can be looked for")
+    brought = await work.bring(own["content"]) if own["base"] == "content" else None
+    is_read_only = brought is not None or verity is not None or own.get("ro", False)
+    device = await _attach_file(work, brought, own["path"], is_read_only=is_read_only, has_partitions=has_partitions)
+    work.made.product = device
+    if has_partitions:
+        work.made.told["partitions"] = host.partitions(device)
+    if verity is not None:
+        hashes = device
+        if "hash_path" in verity:
+            hashes = await _attach_file(work, brought, verity["hash_path"], is_read_only=True)
+        work.made.product = await _prove(work, device, hashes)
+
+
+async def _attach_file(
+    work: Work, brought: Brought | None, path: str, *, is_read_only: bool, has_partitions: bool = False
+) -> str:
+    if brought is None:
+        file = open_below(base_of(work), path, is_directory=False)
     else:
-        file = open_below(base_of(work), own["path"], is_directory=False)
+        file = await work.supply.open(_named(brought, path).digest)
     try:
-        await _attach_file(work, file, is_read_only=is_content or own.get("ro", False))
+        return await work.loop(file, is_read_only=is_read_only, has_partitions=has_partitions)
     finally:
         os.close(file)
 
 
-async def _open_content(work: Work) -> int:
-    own = work.own
-    brought = await work.bring(own["content"])
-    named = [file for file in brought.files if own["path"] in ("", file.name)]
+def _named(brought: Brought, path: str) -> File:
+    named = [file for file in brought.files if path in ("", file.name)]
     if len(named) != 1:
         known = ", ".join(file.name for file in brought.files[:20]) or "none, for it is an image"
-        raise ImageInvalidError(
-            f"loopback: path {own['path'][:200]!r} names no file of {brought.name}: there are {known}"
-        )
-    return await work.supply.open(named[0].digest)
+        raise ImageInvalidError(f"loopback: path {path[:200]!r} names no file of {brought.name}: there are {known}")
+    return named[0]
 
 
-async def _attach_file(work: Work, file: int, *, is_read_only: bool) -> None:
-    has_partitions = work.own.get("readPartitions", False)
-    device = await work.loop(file, is_read_only=is_read_only, has_partitions=has_partitions)
-    work.made.product = device
-    if has_partitions:
-        work.made.told["partitions"] = host.partitions(device)
+async def _prove(work: Work, device: str, hashes: str) -> str:
+    """Give the device that shows another one as far as it is as a hash says."""
+    verity = work.own["verity"]
+    offset = verity.get("hash_offset", 0)
+    if offset == 0 and hashes == device:
+        raise ImageInvalidError("loopback: verity needs a hash_path, or a hash_offset in the file itself")
+    name = f"nekko-{work.made.id}"
+    work.note(Step("verity", name))
+    try:
+        await host.run("veritysetup", "open", f"--hash-offset={offset}", device, name, hashes, verity["root_hash"])
+    except CommandError as error:
+        work.drop_last()  # a device of that name is another one's
+        if "not a valid VERITY device" in error.told:
+            raise ImageInvalidError(f"loopback: verity: {error.told}") from error
+        raise
+    proven = f"/dev/mapper/{name}"
+    try:
+        await trio.to_thread.run_sync(_read_begin, proven)
+    except OSError as error:  # the kernel compares with the hash when something is read
+        raise ImageInvalidError(f"loopback: the file is not what root_hash says: {error.strerror}") from error
+    return proven
+
+
+def _read_begin(device: str) -> None:
+    with open(device, "rb", buffering=0) as file:
+        file.read(1)
 
 
 def base_of(work: Work) -> str:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import trio
 
-from nekko.errors import HostError, ImageInvalidError, ObjectBusyError
-from nekko.images import host, iscsi, steps
+from nekko.errors import CommandError, HostError, ImageInvalidError, ObjectBusyError
+from nekko.images import host, iscsi, nbd, rbd, steps
 from nekko.images.steps import Step
 from nekko.images.work import Work
 
 ISCSI_PORT, ISCSI_MAX_COMMANDS, ISCSI_QUEUE_DEPTH = 3260, 128, 16
+NBD_PORT = 10809
 CONNECT_SECONDS = 15.0
+_finding_nbd = trio.Lock()
+_mapping = trio.Lock()
 
 
 async def attach_iscsi(work: Work) -> None:
@@ -46,6 +49,57 @@ async def attach_iscsi(work: Work) -> None:
     if "scheduler" in own:
         _tune(device, "queue/scheduler", own["scheduler"])
     work.made.product = device
+
+
+async def attach_nbd(work: Work) -> None:
+    """Yield what a server offers by the NBD protocol, over TCP or a Unix socket."""
+    own = work.own
+    if ("host" in own) == ("path" in own):
+        raise ImageInvalidError("nbd: it needs either the host of a server, or the path of its Unix socket")
+    if "path" in own and ("port" in own or not own["path"].startswith("/")):
+        raise ImageInvalidError("nbd: path begins with a slash, and goes without a port")
+    host.program("nbd-client")
+    await host.load("nbd", Path("/sys/block/nbd0"), "NBD")
+    if "path" in own:
+        server = ["-unix", own["path"]]
+    else:
+        server = list(map(str, await _answering("nbd", own["host"], own.get("port") or NBD_PORT)))
+    options = [
+        *(["-name", own["export"]] if own.get("export") else []),
+        *(["-timeout", str(own["timeout"])] if own.get("timeout") else []),
+        *(["-readonly"] if own.get("ro", False) else []),
+    ]
+    async with _finding_nbd:
+        for device in nbd.free():
+            work.note(Step("nbd", device))
+            try:
+                await host.run("nbd-client", *server, device, *options)
+            except CommandError:
+                work.drop_last()  # whatever is connected there now, another process did it
+                if nbd.connection(device) is None:
+                    raise
+            else:
+                work.amend_last(Step("nbd", device, nbd.connection(device) or ""))
+                work.made.product = device
+                return
+    raise HostError("nbd: every device is in use: load the module nbd with more (nbds_max)")
+
+
+async def attach_rbd(work: Work) -> None:
+    """Yield an image of Ceph, or a snapshot of one."""
+    own, options = work.own, work.own.get("options", {})
+    if not own["monitors"] or not options.get("name") or "secret" not in work.secrets:
+        raise ImageInvalidError("rbd: it needs a monitor, and options with name and secret")
+    image = rbd.Image(own["pool"], options.get("namespace", ""), own["image"], own.get("snapshot", ""))
+    told = rbd.line(image, own["monitors"], {**options, "secret": work.secrets["secret"]})
+    await host.load("rbd", rbd.BUS, "RBD")
+    async with _mapping:
+        if (number := image.number) is not None:
+            raise ObjectBusyError(f"rbd: {image.pool}/{image.name} is mapped already, as /dev/rbd{number}")
+        work.note(Step("rbd", str(image), "force" if options.get("force", False) else ""))
+        number = await image.map(told)
+    work.made.told["device_id"] = number
+    work.made.product = f"/dev/rbd{number}"
 
 
 def _chap(work: Work) -> dict[str, str]:

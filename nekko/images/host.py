@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 PACKAGES: Mapping[str, str] = {
     "mount": "mount", "umount": "mount", "losetup": "mount", "mkfs.ext4": "e2fsprogs", "zstd": "zstd",
-    "mount.nfs": "nfs-common", "iscsiadm": "open-iscsi", "modprobe": "kmod", "crun": "crun", "runc": "runc",
+    "mount.nfs": "nfs-common", "iscsiadm": "open-iscsi", "nbd-client": "nbd-client",
+    "veritysetup": "cryptsetup-bin", "modprobe": "kmod", "crun": "crun", "runc": "runc",
     "conmon": "conmon",
 }  # fmt: skip
 """Every program that is run, and Debian's package of it."""
@@ -115,7 +116,9 @@ def mounted_below(place: str | Path) -> list[Mounted]:
 
 def mounted_from(device: str) -> list[Mounted]:
     """Give what is mounted from a device, or from one of its partitions."""
-    return [each for each in mount_table() if re.fullmatch(rf"{re.escape(device)}(p?\d+)?", each.source)]
+    between = "p" if device[-1].isdecimal() else ""  # sda has a partition sda1, loop1 has loop1p1
+    of_device = re.compile(rf"{re.escape(device)}({between}\d+)?")
+    return [each for each in mount_table() if of_device.fullmatch(each.source)]
 
 
 def backing_file(device: str) -> str | None:
@@ -125,6 +128,12 @@ def backing_file(device: str) -> str | None:
     except OSError:  # the attribute is there only while there is a file
         return None
     return text.rstrip("\n").removesuffix(" (deleted)")
+
+
+def is_mapped(name: str) -> bool:
+    """Tell whether the device mapper has a device of a name."""
+    names = (each.read_text().rstrip("\n") for each in Path("/sys/block").glob("dm-*/dm/name"))
+    return name in names
 
 
 def partitions(device: str) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Literal
 import trio
 
 from nekko.errors import CommandError, HostError, ObjectBusyError
-from nekko.images import host, iscsi
+from nekko.images import host, iscsi, nbd, rbd
 
-Kind = Literal["directory", "tree", "mount", "loop", "session"]
+Kind = Literal["directory", "tree", "mount", "loop", "session", "nbd", "rbd", "verity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ class Step:
     mount: something is mounted at `subject`; `detail` is "recursive" where it brought mounts below it.
     loop: the loop device `subject` has the file `detail`.
     session: the iSCSI session `subject`. Several objects may have it; the last one undoes it.
+    nbd: the device `subject` is connected, by the process `detail` where that is known.
+    rbd: the image `subject` of Ceph is mapped; `detail` is "force" where it goes even from under its users.
+    verity: the device mapper has a device `subject` that proves what is read.
     """
 
     kind: Kind
@@ -43,6 +46,13 @@ def holds(step: Step) -> bool:
         return host.backing_file(step.subject) == step.detail
     if step.kind == "session":
         return iscsi.Session.parse(step.subject).number is not None
+    if step.kind == "nbd":
+        connection = nbd.connection(step.subject)
+        return connection is not None and step.detail in ("", connection)
+    if step.kind == "rbd":
+        return rbd.Image.parse(step.subject).number is not None
+    if step.kind == "verity":
+        return host.is_mapped(step.subject)
     return Path(step.subject).is_dir()
 
 
@@ -111,6 +121,21 @@ async def _undo_session(step: Step, _: bool) -> None:
     await session.log_out()
 
 
+async def _undo_nbd(step: Step, _: bool) -> None:
+    _check_unmounted(step.subject)
+    if holds(step):
+        await _release("nbd-client", "-d", step.subject)
+
+
+async def _undo_rbd(step: Step, _: bool) -> None:
+    await rbd.Image.parse(step.subject).unmap(is_forced=step.detail == "force")
+
+
+async def _undo_verity(step: Step, _: bool) -> None:
+    if holds(step):
+        await _release("veritysetup", "close", step.subject)
+
+
 def _check_unmounted(device: str) -> None:
     if users := host.mounted_from(device):
         raise ObjectBusyError(f"{device} is in use: {users[0].place} is mounted from it")
@@ -120,7 +145,7 @@ async def _release(name: str, *arguments: str) -> None:
     try:
         await host.run(name, *arguments)
     except CommandError as error:
-        if "busy" in error.told:
+        if "busy" in error.told or "in use" in error.told:
             raise ObjectBusyError(f"{arguments[-1]} is in use by a process, or by another mount") from error
         raise
 
@@ -131,4 +156,7 @@ _UNDO: Mapping[Kind, Callable[[Step, bool], Awaitable[None]]] = {
     "mount": _undo_mount,
     "loop": _undo_loop,
     "session": _undo_session,
+    "nbd": _undo_nbd,
+    "rbd": _undo_rbd,
+    "verity": _undo_verity,
 }

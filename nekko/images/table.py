@@ -24,7 +24,7 @@ from nekko.errors import (
 )
 from nekko.images import host, steps
 from nekko.images.attach import attach_local, attach_loopback
-from nekko.images.attach_network import attach_iscsi
+from nekko.images.attach_network import attach_iscsi, attach_nbd, attach_rbd
 from nekko.images.content import Supply
 from nekko.images.journal import Journal
 from nekko.images.layers import Layers
@@ -44,6 +44,8 @@ DRIVERS: Mapping[tuple[Type, str], Driver] = {
     ("attach", "iscsi"): attach_iscsi,
     ("attach", "local"): attach_local,
     ("attach", "loopback"): attach_loopback,
+    ("attach", "nbd"): attach_nbd,
+    ("attach", "rbd"): attach_rbd,
     ("mount", "attach"): mount_attach,
     ("mount", "bind"): mount_bind,
     ("mount", "content"): mount_content,

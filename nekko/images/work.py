@@ -225,6 +225,11 @@ class Work:
             raise HostError(f"{path} was exchanged for another file while it was attached")
         return device
 
+    def amend_last(self, step: Step) -> None:
+        """Journal more of the last step than was known before it was done."""
+        self.made.steps[-1] = step
+        self._journal.write(self.made)
+
     def drop_last(self) -> None:
         """Forget the last step: it is known not to have been done."""
         self.made.steps.pop()

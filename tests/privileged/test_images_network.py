@@ -26,6 +26,15 @@ def iscsi(**more: Any) -> dict[str, Any]:
     return {"kind": "iscsi", "iscsi": own | more}
 
 
+def nbd(**own: Any) -> dict[str, Any]:
+    return {"kind": "nbd", "nbd": own}
+
+
+def rbd(**more: Any) -> dict[str, Any]:
+    own = {"monitors": ["127.0.0.1"], "pool": "p", "image": "i", "options": {"name": "admin", "secret": "AQ=="}}
+    return {"kind": "rbd", "rbd": own | more}
+
+
 @pytest.fixture
 def served(image_host: ImageHost) -> Iterator[Daemon]:
     with daemon(image_host.directory, *arguments(image_host)) as running:
@@ -42,6 +51,20 @@ WRONG: list[tuple[dict[str, Any], int, str]] = [
     (iscsi(passwort="x"), 610, "passwort is unknown"),
     (iscsi(username="x"), 400, "username and password go together"),
     (iscsi(username_in="x", password_in="y"), 400, "only to whom it knows"),
+    (nbd(), 400, "either the host of a server, or the path"),
+    (nbd(host="127.0.0.1", path="/x"), 400, "either the host of a server, or the path"),
+    (nbd(path="x"), 400, "begins with a slash"),
+    (nbd(path="/x", port=1), 400, "without a port"),
+    (nbd(host="-d"), 605, "host should match"),
+    (rbd(monitors=[]), 400, "needs a monitor"),
+    (rbd(monitors=["mon.example"]), 605, "monitors[0] should match"),
+    (rbd(options={"name": "admin"}), 400, "name and secret"),
+    (rbd(options={"name": "admin", "secret": "A,ro"}), 605, "secret should match"),
+    (rbd(options={"name": "admin", "secret": "A", "ro": True, "rw": True}), 400, "contradict"),
+    (rbd(pool="a b"), 605, "pool should match"),
+    (rbd(snapshot="-"), 605, "snapshot should match"),
+    (rbd(iscsi={}), 610, "iscsi is unknown"),
+    ({**rbd(), "iscsi": iscsi(username="x", password="y")["iscsi"]}, 400, "a part 'iscsi', of another kind"),
 ]
 
 
@@ -54,11 +77,35 @@ def test_what_cannot_be_is_refused_with_its_code(served: Daemon, image_host: Ima
     assert image_host.leftovers() == []
 
 
-@pytest.mark.skipif(Path("/sys/class/iscsi_transport").exists(), reason="this kernel has iSCSI")
-async def test_kernel_without_iscsi_is_told_so(image_host: ImageHost) -> None:
+@pytest.mark.parametrize(
+    ("definition", "module", "shown", "what"),
+    [
+        (iscsi(), "iscsi_tcp", "/sys/class/iscsi_transport", "iSCSI"),
+        (nbd(host="127.0.0.1"), "nbd", "/sys/block/nbd0", "NBD"),
+        (rbd(), "rbd", "/sys/bus/rbd", "RBD"),
+    ],
+    ids=["iscsi", "nbd", "rbd"],
+)
+async def test_kernel_without_a_driver_is_told_so(
+    image_host: ImageHost, definition: dict[str, Any], module: str, shown: str, what: str
+) -> None:
+    if Path(shown).exists():
+        pytest.skip(f"this kernel has {what}")
     async with image_host.open() as images:
-        with pytest.raises(HostError, match="this kernel has no iSCSI: its module iscsi_tcp"):
-            await images.create("attach", iscsi())
+        with pytest.raises(HostError, match=f"this kernel has no {what}: its module {module}"):
+            await images.create("attach", definition)
+        assert images.all_of("attach") == []
+
+
+def test_secret_is_neither_answered_nor_kept(served: Daemon, image_host: ImageHost) -> None:
+    secret = "VERYSECRETAQ=="
+    for definition in (rbd(options={"name": "a", "secret": secret}), iscsi(username="u", password=secret)):
+        _, told = post(served, "/attach", definition)
+        assert secret not in str(told)
+    served.stop()
+    kept = [each for each in image_host.places.root.rglob("*") if each.is_file()]
+    assert kept
+    assert not [each for each in [*kept, served.log] if secret.encode() in each.read_bytes()]
 
 
 # --- open-iscsi's own records, which need no kernel ------------------------------------------------------------------
