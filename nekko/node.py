@@ -20,6 +20,7 @@ from nekko.transfer.repair import Repairs
 from nekko.transfer.scrub import Scrub
 from nekko.transfer.sync import Sync
 from nekko.transfer.table import Transfers
+from nekko.transfer.takeover import Takeover
 from nekko.transfer.tier import Tier
 from nekko.transfer.upload import Uploads
 from nekko.transfer.verification import Verifications
@@ -38,6 +39,7 @@ class Node:
     mirror: Mirror
     hub: HubMirror
     imports: Imports
+    takeover: Takeover
     uploads: Uploads
     replicas: Replicas | None
     tier: Tier | None
@@ -55,6 +57,7 @@ class Node:
         await self.imports.prepare()
         await self.uploads.prepare()
         await self.pulls.resume()
+        nursery.start_soon(self.takeover.run)
         nursery.start_soon(self.scrub.run)
         nursery.start_soon(self.sync.run)
         rule = self.settings.prune_config
@@ -107,6 +110,7 @@ def assemble(
         mirror=Mirror(nursery, store, transfers, pulls, upstreams, settings),
         hub=HubMirror(nursery, store, transfers, upstreams.hub, settings),
         imports=Imports(store, pulls, settings),
+        takeover=Takeover(store, pulls, settings),
         uploads=Uploads(store),
         replicas=replicas,
         tier=tier,

@@ -238,7 +238,10 @@ def _existing(before: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings:
 
     settings = _settings(before, flags)
     if not Layout(settings.cache_dir).catalog.is_file():
-        raise CommandError(f"{settings.cache_dir}: there is no cache of nekko", Exit.NOT_THERE)
+        raise CommandError(
+            f"{settings.cache_dir}: there is no cache of nekko; `serve` makes one, of what ociregistry left there too",
+            Exit.NOT_THERE,
+        )
     return settings
 
 

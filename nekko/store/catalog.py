@@ -283,6 +283,12 @@ class Catalog:
                 )
             self._db.executemany("UPDATE contents SET last_used = ? WHERE id = ?", used)
 
+    def date(self, content: Content, *, created: float, last_used: float) -> None:
+        """Record when a content came and was last used, of one that was kept elsewhere before."""
+        self._db.execute(
+            "UPDATE contents SET created = ?, last_used = ? WHERE id = ?", (created, last_used, content.id)
+        )
+
     def forget(self, content: Content) -> None:
         """Remove a row, and with the last one of a name what it meant; its blobs are `collect`'s business."""
         with transaction(self._db):

@@ -2,17 +2,23 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
 
+from nekko.oci.digest import Digest
+from nekko.store.layout import Layout
+from nekko.store.snapshot import images as images_in
 from tests.fakes.archives import config, layout, tar
+from tests.fakes.ociregistry_tree import Tree
 from tests.fakes.registry import image
 from tests.servers import free_port
 
@@ -166,3 +172,48 @@ def test_no_command_shows_the_commands(tmp_path: Path) -> None:
     told = run("--image-path", tmp_path).stdout
     assert all(f"  {name} " in told for name in ("serve", "load", "list", "prune", "version", "help"))
     assert run("--image-path", tmp_path, "help").stdout == told
+
+
+def test_directory_of_ociregistry_is_taken_over_in_spite_of_a_kill(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "images")
+    for number in range(60):
+        layer = Random(number).randbytes(2_000_000)
+        tree.blobs([layer, CONFIG])
+        tree.manifest(f"quay.io/o/app:v{number}", image([layer], CONFIG))
+    before, catalog, port = tree.look(), Layout(tree.path).catalog, free_port()
+    words = (
+        "--image-path",
+        tree.path,
+        "--log-level",
+        "info",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--air-gapped",
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "nekko", *map(str, words)], stderr=log, env=environment())
+    while not (catalog.is_file() and _count(catalog) > 2):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+    process.kill()
+    process.wait()
+    assert _count(catalog) < 60
+    with served(tmp_path / "again", port, *words) as url:
+        deadline = time.monotonic() + SECONDS
+        while "taken over from ociregistry: 60 images, 0 wrong" not in (told := (tmp_path / "again").read_text()):
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        layer = Random(59).randbytes(2_000_000)
+        assert httpx.get(f"{url}/v2/quay.io/o/app/manifests/v59").content == image([layer], CONFIG)
+        assert httpx.get(f"{url}/v2/quay.io/o/app/blobs/{Digest.of(layer)}").content == layer
+    assert len(run("--image-path", tree.path, "list", "--pattern", "^quay").stdout.splitlines()) == 60
+    assert tree.look() == before
+
+
+def _count(catalog: Path) -> int:
+    try:
+        return len(images_in(catalog))
+    except sqlite3.OperationalError:  # it is being made
+        return 0
