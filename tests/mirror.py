@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,22 +68,27 @@ class Mirror:
 
     def asked(self) -> list[tuple[str, int]]:
         """Give what the registry was asked for by nekko: method and path, and the bytes of the answer."""
-        line = re.compile(r'"((?:GET|HEAD) /v2/\S+) HTTP/1.1" 200 ([0-9]+) "" "nekko"')
+        line = re.compile(r'"((?:GET|HEAD) /v2/\S+) HTTP/1.1" 20[06] ([0-9]+) "" "nekko"')
         return [(found[1], int(found[2])) for found in line.finditer(self.registry.log.read_text())]
 
 
 @contextmanager
-def open_mirror(directory: Path, *options: str) -> Iterator[Mirror]:
-    """Run a registry and a daemon for the length of the block; options are the daemon's, besides those it needs."""
+def open_mirror(
+    directory: Path, *options: str, upstream: AbstractContextManager[Server] | None = None
+) -> Iterator[Mirror]:
+    """Run a registry and a daemon for the length of the block; options are the daemon's, besides those it needs.
+
+    The registry is a docker-registry, unless `upstream` runs another.
+    """
     host = f"127.0.0.1:{free_port()}"
-    with ExitStack() as upstream:
-        registry = upstream.enter_context(docker_registry(directory / "registry"))
+    with ExitStack() as running:
+        registry = running.enter_context(upstream or docker_registry(directory / "registry"))
         stand_in = {"scheme": "http", "proxy": f"http://{registry.host}"}
         configuration = directory / "nekko.yaml"
         configuration.write_text(json.dumps({"hosts": {"docker.io": stand_in, "quay.io": stand_in}}))
         own = ("--listen", f"{host}=registry", "--default-registry", registry.host, "--config-file", str(configuration))
         with daemon(directory, *own, *options) as node:
-            yield Mirror(node, host, registry, upstream.close)
+            yield Mirror(node, host, registry, running.close)
 
 
 def shipped(name: str, directory: Path, host: str) -> Path:

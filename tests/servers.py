@@ -93,9 +93,16 @@ def nginx(
 
 @contextmanager
 def docker_registry(
-    directory: Path, *, htpasswd: tuple[str, str] | None = None, tls: tuple[Path, Path] | None = None
+    directory: Path,
+    *,
+    htpasswd: tuple[str, str] | None = None,
+    tls: tuple[Path, Path] | None = None,
+    proxy_of: str | None = None,
 ) -> Iterator[Server]:
-    """Run docker-registry over a directory; `htpasswd` is the one user and password it takes."""
+    """Run docker-registry over a directory; `htpasswd` is the one user and password it takes.
+
+    With `proxy_of`, the URL of another registry, it keeps what it fetches from there.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / "registry.yml"
@@ -112,10 +119,25 @@ http:
         line = subprocess.run(["htpasswd", "-nbB", *htpasswd], capture_output=True, text=True, check=True).stdout
         (directory / "htpasswd").write_text(line)
         text += f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}\n"
+    if proxy_of is not None:
+        text += f"proxy: {{remoteurl: {proxy_of}}}\n"
     config.write_text(text)
     log = directory / "registry.log"
     with running(["docker-registry", "serve", str(config)], port, log):
         yield Server(port, directory, log, "https" if tls else "http")
+
+
+OLAREG = Path(__file__).parents[1] / "build/peers/olareg"
+
+
+@contextmanager
+def olareg(directory: Path, *options: str) -> Iterator[Server]:
+    """Run a registry that lists referrers, which docker-registry does not, and can answer 429."""
+    port, root, log = free_port(), directory / "olareg", directory / "olareg.log"
+    root.mkdir(parents=True, exist_ok=True)
+    command = [str(OLAREG), "serve", "--addr", "127.0.0.1", "--port", str(port), "--dir", str(root)]
+    with running([*command, *options], port, log):
+        yield Server(port, root, log)
 
 
 def push_image(server: Server, directory: Path, name: str, layers: list[bytes], *options: str) -> None:
