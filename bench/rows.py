@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from bench import cold, mirror, serving, size, small, verify
+from bench import cold, images, mirror, serving, size, small, verify
 from bench.measure import Row
 from bench.site import Site
 
@@ -12,10 +12,12 @@ ROWS: Mapping[str, Callable[[Site], Row]] = {
     "cold-tls": cold.file_over_tls,
     "herd": cold.herd,
     "repository": mirror.repository,
+    "image": images.image,
     "serve-1": serving.to(1, 1.0),
     "serve-8": serving.to(8, 0.9),
     "serve-64": serving.to(64, 0.6),
     "small": small.requests,
+    "manifests": small.manifests,
     "latency": small.latency,
     "verify": verify.verify,
     "memory": size.memory,

@@ -6,23 +6,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.request import Request, urlopen
 
 import trustme
 
 from bench.daemon import Daemon, nekko
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import OCI_MANIFEST
-from tests.servers import Server, docker_registry, nginx
+from tests.servers import OLAREG, Server, docker_registry, nginx, olareg
 
 SMALL = b"s" * 404
 HF = Path(__file__).parents[1] / "build/peers/hub-2/bin/hf"
 REPOSITORY, FILE = "bench/model", "model.safetensors"
 SHARDED, SHARDS = "bench/sharded", 4
+LAYERS = 10
+OLAREG_MISSING = "olareg (`packaging/setup peers` builds it, where Go is)"
 
 
 class Site:
@@ -87,8 +91,46 @@ class Site:
     def registry(self) -> Server:
         """A docker-registry with the large file as the one layer of `bench:v1`."""
         registry = self._stack.enter_context(docker_registry(self.disk / "registry"))
-        _push(self.disk / "push", registry.host, self.web.root / "blob", self.blob)
+        _push(self.disk / "push", registry.host, "bench:v1", {self.blob: self.web.root / "blob"})
         return registry
+
+    @cached_property
+    def image(self) -> Sequence[str]:
+        """The paths at `registry` of what an image of LAYERS layers, as large as the large file, is made of.
+
+        The manifest is the first, the config the second.
+        """
+        layers: dict[Digest, Path] = {}
+        for number in range(LAYERS):
+            file = self.disk / f"layer-{number}"
+            _fill(file, self.size // LAYERS)
+            layers[_digest(file)] = file
+        _push(self.disk / "push", self.registry.host, "image:v1", layers)
+        request = Request(self.registry.url("/v2/image/manifests/v1"), headers={"Accept": OCI_MANIFEST})
+        with urlopen(request) as answer:
+            manifest = json.load(answer)
+        parts = [part["digest"] for part in (manifest["config"], *manifest["layers"])]
+        return ["/v2/image/manifests/v1", *(f"/v2/image/blobs/{digest}" for digest in parts)]
+
+    @cached_property
+    def olareg(self) -> Server | None:
+        """A registry of another project with the same images; None where it was not built."""
+        if not OLAREG.exists():
+            return None
+        server = self._stack.enter_context(olareg(self.disk / "other"))
+        assert self.image
+        for name in ("bench:v1", "image:v1"):
+            command = [
+                "skopeo",
+                "copy",
+                "-q",
+                "--preserve-digests",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+            ]
+            images = [f"docker://{host}/{name}" for host in (self.registry.host, server.host)]
+            subprocess.run([*command, *images], check=True, stdout=subprocess.DEVNULL)
+        return server
 
     @cached_property
     def blob(self) -> Digest:
@@ -152,18 +194,20 @@ def _digest(path: Path) -> Digest:
     return Digest("sha256", done.stdout.split()[0])
 
 
-def _push(layout: Path, host: str, blob: Path, digest: Digest) -> None:
-    """Push an image of one layer, uncompressed, so that its blob is the file that nginx serves."""
+def _push(layout: Path, host: str, name: str, layers: Mapping[Digest, Path]) -> None:
+    """Push an image of these layers, uncompressed, so that their blobs are the files."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
-    (blobs / digest.encoded).symlink_to(blob)
-    rootfs = {"type": "layers", "diff_ids": [str(digest)]}
+    for digest, file in layers.items():
+        (blobs / digest.encoded).symlink_to(file)
+    rootfs = {"type": "layers", "diff_ids": [str(digest) for digest in layers]}
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
-    layer = {
-        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": str(digest), "size": blob.stat().st_size,
-    }  # fmt: skip
+    described = [
+        {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": str(digest), "size": file.stat().st_size}
+        for digest, file in layers.items()
+    ]
     manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [layer],
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": described,
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": str(Digest.of(config)), "size": len(config)},
     }).encode()  # fmt: skip
     for body in (config, manifest):
@@ -172,7 +216,7 @@ def _push(layout: Path, host: str, blob: Path, digest: Digest) -> None:
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     subprocess.run(
-        ["skopeo", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{host}/bench:v1"],
+        ["skopeo", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{host}/{name}"],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     shutil.rmtree(layout)

@@ -4,10 +4,11 @@ import shutil
 import subprocess
 import sys
 import threading
+from urllib.request import Request, urlopen
 
 from bench.daemon import nekko
 from bench.measure import Case, Row, Sample, Target
-from bench.site import SMALL, Site
+from bench.site import OLAREG_MISSING, SMALL, Site
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import OCI_MANIFEST
 from nekko.sources.base64url import encode_url
@@ -38,6 +39,29 @@ def requests(site: Site) -> Row:
     ]
     targets += [Target(name, "req/s", ">=", 2.0, [REGISTRY]) for name in decides]
     return Row("Small answers, keep-alive, 16 connections", cases, targets)
+
+
+def manifests(site: Site) -> Row:
+    """Manifests a second by digest and by tag, 16 connections that are kept."""
+    daemon, registry, other = site.cached, site.registry, site.olareg
+    daemon.pull(f"oci://{registry.host}/bench:v1")
+    request = Request(registry.url("/v2/bench/manifests/v1"), headers={"Accept": OCI_MANIFEST})
+    with urlopen(request) as answer:
+        digest = answer.headers["Docker-Content-Digest"]
+    roots = {"docker-registry": registry.url("/v2"), "nekko": f"{daemon.url}/v2/{registry.host}"}
+    if other is not None:
+        roots["olareg"] = other.url("/v2")
+    urls = {
+        f"{name}, by {way}": f"{root}/bench/manifests/{reference}"
+        for way, reference in (("digest", digest), ("tag", "v1"))
+        for name, root in roots.items()
+    }
+    cases = [Case(name, lambda url=url: {"req/s": _requests_per_second(url)}) for name, url in urls.items()]  # type: ignore[misc]  # a default binds it
+    targets = [
+        Target("nekko, by digest", "req/s", ">=", 15, ["docker-registry, by digest"]),
+        Target("nekko, by tag", "req/s", ">=", 2.0, ["docker-registry, by tag"]),
+    ]
+    return Row("Manifests, keep-alive, 16 connections", cases, targets, [] if other is not None else [OLAREG_MISSING])
 
 
 def latency(site: Site) -> Row:
