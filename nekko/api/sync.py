@@ -48,6 +48,7 @@ def _described(each: SyncStatistics) -> dict[str, Any]:
     told: dict[str, Any] = {
         "url": locator.given, "name": locator.name, "label": f"{LABEL_PREFIX}{each.entry.label}", "state": each.state,
         "platform": str(each.entry.selection), "pin": wanted.is_pinned, "refresh_seconds": wanted.refresh_seconds,
+        "window": None if wanted.window is None else str(wanted.window),
         "bytes_present": each.bytes_present, "size": each.size, "eta_seconds": each.eta_seconds,
         "checked": None if each.checked is None else time_text(each.checked),
         "due": None if each.due is None else time_text(each.due),

@@ -80,12 +80,16 @@ def _show(told: dict[str, Any], *, as_json: bool) -> Exit:
     else:
         from nekko.cli.tables import print_table
 
-        rows = [(each["name"], each["state"], _progress(each), each["due"] or "never") for each in told["contents"]]
-        print_table(("NAME", "STATE", "PROGRESS", "ASKED AGAIN"), rows)
+        rows = [(each["name"], each["state"], _progress(each), _next(each)) for each in told["contents"]]
+        print_table(("NAME", "STATE", "PROGRESS", "ASKED NEXT"), rows)
         for each in told["contents"]:
             if error := each.get("error"):
                 click.echo(f"{words.url(each['url'])}: {error['title']}: {error['detail']}", err=True)
     return Exit.DONE if told["ready"] else Exit.INCOMPLETE
+
+
+def _next(each: dict[str, Any]) -> str:
+    return each["due"] or {"ready": "never", "pulling": "now"}.get(each["state"], "soon")
 
 
 def _progress(each: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@
         platform: linux/amd64       # as in the request of a pull
         pin: false                  # default: true
         refresh: 12h                # compared with its upstream so often; default: never
+        window: 01:00-05:00         # asked for then only, local time; default: any time
 
 A wrong list is refused whole. The message names the line, or the place in the request.
 """
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import yaml
 
 from nekko.config import grammar
+from nekko.config.window import Window
 from nekko.errors import ConfigInvalidError
 
 MAX_LIST_BYTES = 1 << 20
@@ -33,6 +35,7 @@ class Wanted:
     platform: str | None = None
     is_pinned: bool = True
     refresh_seconds: float | None = None
+    window: Window | None = None
     where: str = ""
 
     def to_plain(self) -> dict[str, str | bool]:
@@ -42,6 +45,8 @@ class Wanted:
             told["platform"] = self.platform
         if self.refresh_seconds is not None:
             told["refresh"] = grammar.duration_text(self.refresh_seconds)
+        if self.window is not None:
+            told["window"] = str(self.window)
         return told
 
 
@@ -167,4 +172,5 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "platform": ("platform", grammar.platforms),
     "pin": ("is_pinned", grammar.switch),
     "refresh": ("refresh_seconds", _interval),
+    "window": ("window", Window.parse),
 }

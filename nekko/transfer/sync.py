@@ -60,7 +60,8 @@ class Entry:
 class SyncStatistics:
     """A snapshot of one entry. Times are seconds since the epoch; sizes in bytes, None while unknown.
 
-    `checked`: when its upstream last said what it is; `due`: when it is asked again, None for never.
+    `checked`: when its upstream last said what it is; `due`: when it is asked next, None for never, or for soon where
+    it is not here.
     """
 
     entry: Entry
@@ -169,6 +170,8 @@ class Sync:
     async def _attend(self, kept: _Kept) -> float:
         """Have it here, as new as is wanted; give how many seconds to wait before the next look."""
         entry, now = kept.entry, time.time()
+        if (seconds := _opening(entry, now) - now) > 0:
+            return min(self._look_seconds, seconds)  # not all of it: the clock may be set meanwhile
         due = self._due(entry)
         try:
             async with self._slots:
@@ -200,7 +203,9 @@ class Sync:
         if is_held and held is not None:
             due = _due_of(entry, held)
             return SyncStatistics(entry, "ready", held.size, held.size, 0.0, kept.error, held.checked, due)
-        return SyncStatistics(entry, "failed" if kept.error else "waiting", 0, None, None, kept.error, None, None)
+        opening = _opening(entry, now := time.time())
+        due = opening if opening > now else None
+        return SyncStatistics(entry, "failed" if kept.error else "waiting", 0, None, None, kept.error, None, due)
 
     # --- node labels -------------------------------------------------------------------------------------------------
 
@@ -247,7 +252,12 @@ def labels_of(statistics: Sequence[SyncStatistics]) -> bytes:
 
 def _due_of(entry: Entry, held: Outline | None) -> float | None:
     interval = entry.wanted.refresh_seconds
-    return None if held is None or interval is None else held.checked + interval
+    return None if held is None or interval is None else _opening(entry, held.checked + interval)
+
+
+def _opening(entry: Entry, moment: float) -> float:
+    """Give when the upstream may be asked next: the moment itself, or when the window of the list opens."""
+    return moment if entry.wanted.window is None else entry.wanted.window.opening(moment)
 
 
 def _eta(pull: Pull) -> float | None:

@@ -1,9 +1,11 @@
 """What a node should hold, over a real node: pulled, kept, refreshed, told; and wrong lists."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,34 @@ async def test_content_is_compared_with_its_upstream_on_schedule(served: Served,
     assert told["contents"][0]["due"] > told["contents"][0]["checked"]
     far.on("/one", whole(b"newer", etag='"2"'))
     await until(served, lambda told: told["contents"][0]["size"] == 5)
+
+
+async def test_nothing_is_begun_outside_the_window_of_a_content(served: Served, far: FarEnd) -> None:
+    now = time.localtime()
+    closed, opened = (
+        f"{(now.tm_hour + start) % 24:02}:{now.tm_min:02}-{(now.tm_hour + end) % 24:02}:{now.tm_min:02}"
+        for start, end in ((2, 3), (-2, 2))
+    )
+    url = far.on("/one", whole(BODY))
+    told = await put(served, {"url": url, "window": closed}, far.on("/two", whole(b"two")))
+    told = await until(served, lambda told: told["contents"][1]["state"] == "ready")
+    (one, two) = told["contents"]
+    assert (one["state"], one["window"], two["window"], told["ready"]) == ("waiting", closed, None, False)
+    seconds = datetime.fromisoformat(one["due"]).timestamp() - time.time()
+    assert 3600 < seconds <= 2 * 3600
+    assert not far.asked("/one")
+    told = await put(served, {"url": url, "window": opened})
+    await until(served, are_ready)
+
+
+async def test_what_is_old_is_compared_when_its_window_opens(served: Served, far: FarEnd) -> None:
+    now = time.localtime()
+    window = f"{(now.tm_hour + 2) % 24:02}:{now.tm_min:02}-{(now.tm_hour + 3) % 24:02}:{now.tm_min:02}"
+    url = far.on("/one", whole(BODY))
+    await served.node.pull(url)
+    (one,) = (await put(served, {"url": url, "refresh": "1s", "window": window}))["contents"]
+    assert one["state"] == "ready"
+    assert datetime.fromisoformat(one["due"]).timestamp() > time.time() + 3600
 
 
 async def test_progress_and_time_left_are_told(served: Served, far: FarEnd) -> None:

@@ -43,7 +43,7 @@ def test_list_is_given_shown_and_replaced(tmp_path: Path, site: Server) -> None:
     file = tmp_path / "list.yaml"
     file.write_text(f"contents:\n- url: {site.url('/a')}\n  refresh: 1d\n- {site.url('/nope')}\n")
     with daemon(tmp_path, "--max-attempts", "1") as at:
-        assert nekko(at).split() == ["NAME", "STATE", "PROGRESS", "ASKED", "AGAIN"]
+        assert nekko(at).split() == ["NAME", "STATE", "PROGRESS", "ASKED", "NEXT"]
         nekko(at, file)
         deadline = time.monotonic() + START_SECONDS
         while {"ready", "failed"} != {each["state"] for each in json.loads(nekko(at, "--json", code=4))["contents"]}:

@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from nekko.config.wanted import MAX_LIST_BYTES, Wanted, read_file, read_list
+from nekko.config.window import Window
 from nekko.errors import ConfigInvalidError
 
-FULL = {"url": "oci://r.example/a:1", "platform": "linux/arm64", "pin": False, "refresh": "12h"}
+FULL = {
+    "url": "oci://r.example/a:1",
+    "platform": "linux/arm64",
+    "pin": False,
+    "refresh": "12h",
+    "window": "22:00-06:00",
+}
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -21,12 +28,14 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
     text = """
 contents:
   - https://example.com/a   # short
-  - {url: "oci://r.example/a:1", platform: linux/arm64, pin: no, refresh: 12h}
+  - {url: "oci://r.example/a:1", platform: linux/arm64, pin: no, refresh: 12h, window: 22:00-06:00}
 """
     found = read_file(written(tmp_path, text))
     assert found == (
         Wanted("https://example.com/a", where=f"{tmp_path}/list.yaml:3"),
-        Wanted("oci://r.example/a:1", "linux/arm64", False, 43200.0, f"{tmp_path}/list.yaml:4"),
+        Wanted(
+            "oci://r.example/a:1", "linux/arm64", False, 43200.0, Window(22 * 60, 6 * 60), f"{tmp_path}/list.yaml:4"
+        ),
     )
     as_json = json.dumps({"contents": ["https://example.com/a", FULL]}, indent=2)
     by_request = read_list(["https://example.com/a", FULL])
@@ -53,6 +62,7 @@ def test_empty_list_has_nothing(tmp_path: Path, text: str) -> None:
         ("contents:\n- url: a\n\n- url: b\n  pin: perhaps\n", 5, "pin: 'perhaps' is neither"),
         ("contents:\n- url: b\n  refresh: soon\n", 3, "refresh: 'soon' is not a duration"),
         ("contents:\n- url: b\n  refresh: 0\n", 3, "without a pause"),
+        ("contents:\n- url: b\n  window: nightly\n", 3, "window: 'nightly' is no time"),
         ("contents:\n- url: b\n  platform: amiga\n", 3, "platform: "),
         ("contents:\n- url: b\n  url: c\n", 3, "url is given twice"),
         ("contents:\n- url: [b]\n", 2, "url is not text"),
