@@ -140,6 +140,13 @@ def bandwidth(value: str) -> int:
     return found
 
 
+def part_size(value: str) -> int:
+    """Read bytes as `size` does, as many as S3 permits in one request of an upload in parts."""
+    if not 5 << 20 <= (found := size(value)) <= 5 << 30:
+        raise ConfigInvalidError(f"{value[:200]!r} is not a size from 5MiB to 5GiB")
+    return found
+
+
 def switch(value: str) -> bool:
     """Read true or false, yes or no, on or off."""
     if (found := _SWITCHES.get(value.lower())) is None:

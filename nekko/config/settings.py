@@ -326,6 +326,10 @@ class Settings:
     s3_keep: bool = setting(
         True, "what is read from the object store becomes part of the cache; else it is passed on, proven on the way"
     )
+    s3_part_size_bytes: int = setting(
+        5 * GIB, "what is larger is written to the object store in parts of this size, from 5MiB to 5GiB",
+        key="s3PartSize", read=grammar.part_size,
+    )  # fmt: skip
     s3_write_behind: bool = setting(
         False, "what is stored or pulled here is written to the object store as well, in the background"
     )

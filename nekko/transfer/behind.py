@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 LOOK_SECONDS = 5.0
 """How long after its arrival a file is noticed, at most."""
-MAX_OBJECT_BYTES = 5 << 30
-"""What one request may bring. Source: Amazon S3's API reference, PutObject."""
 LONGEST_ASKED_SECONDS = 3600.0
 """A store that asks for a longer pause is asked again all the same."""
 
@@ -121,11 +119,6 @@ class WriteBehind:
             return
         try:
             size = os.fstat(descriptor).st_size
-            if size > MAX_OBJECT_BYTES:
-                log.warning(
-                    "%s has more than the %d bytes that are written to an object store", digest, MAX_OBJECT_BYTES
-                )
-                return
             found = await self._objects.stat(digest)
             if found is not None and found.size == size:
                 return
@@ -153,17 +146,45 @@ class WriteBehind:
 
 
 class ProvenFile(AsyncIterable[bytes]):
-    """A file's bytes, from their begin at each iteration; the last of them only if all hash to its digest."""
+    """The bytes of a file, or of a part of it, from their begin at each iteration; the last only if all are right.
 
-    def __init__(self, descriptor: int, digest: Digest, size: int, threads: trio.CapacityLimiter) -> None:
+    It is a `Payload`.
+    """
+
+    def __init__(
+        self, descriptor: int, digest: Digest, size: int, threads: trio.CapacityLimiter, *, begin: int = 0
+    ) -> None:
+        """Give `size` bytes of an open file from `begin` on, which have this digest."""
         self._descriptor = descriptor
-        self._digest = digest
-        self._size = size
+        self.digest = digest
+        self.size = size
         self._threads = threads
+        self._begin = begin
 
     def __aiter__(self) -> Self:
         self._hash, self._offset = hashlib.sha256(), 0
         return self
+
+    async def parts(self, part_bytes: int) -> Sequence["ProvenFile"]:
+        """Give it in parts; see `Payload`.
+
+        Raises:
+            DigestMismatchError: They are not the bytes of the digest.
+        """
+        whole, parts = hashlib.sha256(), []
+        for begin in range(0, self.size, part_bytes):
+            end, position, part = min(begin + part_bytes, self.size), begin, hashlib.sha256()
+            while position < end and (
+                count := await trio.to_thread.run_sync(
+                    self._hash_piece, position, min(CHUNK_BYTES, end - position), (whole, part), limiter=self._threads
+                )
+            ):
+                position += count
+            digest = Digest("sha256", part.hexdigest())
+            parts.append(ProvenFile(self._descriptor, digest, end - begin, self._threads, begin=self._begin + begin))
+        if whole.hexdigest() != self.digest.encoded:
+            raise DigestMismatchError(self.digest, f"sha256:{whole.hexdigest()}")
+        return parts
 
     async def __anext__(self) -> bytes:
         """Give the next chunk.
@@ -171,14 +192,20 @@ class ProvenFile(AsyncIterable[bytes]):
         Raises:
             DigestMismatchError: It is the last one, and they are not the bytes of the digest.
         """
-        if self._offset == self._size:
+        if self._offset == self.size:
             raise StopAsyncIteration
         return await trio.to_thread.run_sync(self._read, limiter=self._threads)
 
     def _read(self) -> bytes:
-        chunk = os.pread(self._descriptor, min(CHUNK_BYTES, self._size - self._offset), self._offset)
+        chunk = os.pread(self._descriptor, min(CHUNK_BYTES, self.size - self._offset), self._begin + self._offset)
         self._hash.update(chunk)
         self._offset += len(chunk)
-        if (not chunk or self._offset == self._size) and self._hash.hexdigest() != self._digest.encoded:
-            raise DigestMismatchError(self._digest, f"sha256:{self._hash.hexdigest()}")
+        if (not chunk or self._offset == self.size) and self._hash.hexdigest() != self.digest.encoded:
+            raise DigestMismatchError(self.digest, f"sha256:{self._hash.hexdigest()}")
         return chunk
+
+    def _hash_piece(self, position: int, count: int, hashes: Sequence["hashlib._Hash"]) -> int:
+        chunk = os.pread(self._descriptor, count, self._begin + position)
+        for each in hashes:
+            each.update(chunk)
+        return len(chunk)

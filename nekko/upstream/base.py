@@ -4,7 +4,7 @@ An upstream *resolves* a locator to a resolution, and a resolution hands out *re
 at an offset. Nothing here verifies content: bytes are unproven until an ingest has compared their digest.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -128,6 +128,22 @@ class ObjectStat:
     modified: float | None
 
 
+class Payload(Protocol):
+    """A file that is sent. What reading it raises comes out of the sending."""
+
+    @property
+    def digest(self) -> Digest: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Begin at its begin, each time; the last bytes only come if all were right."""
+
+    async def parts(self, part_bytes: int) -> "Sequence[Payload]":
+        """Prove it, and give it in parts of so many bytes, the last one shorter."""
+
+
 class Objects(Protocol):
     """An object store that has files by their SHA-256."""
 
@@ -141,13 +157,13 @@ class Objects(Protocol):
             UpstreamError: The store does not say.
         """
 
-    async def put(self, digest: Digest, size: int, content: AsyncIterable[bytes], *, replaces: bool) -> None:
+    async def put(self, digest: Digest, size: int, content: Payload, *, replaces: bool) -> None:
         """Write a file's object; it is whole or not there.
 
         Args:
             digest: Of the file; a SHA-256, which the store compares with what it receives.
             size: Of the file.
-            content: The file from its begin, each time that it is iterated; what that raises comes out here.
+            content: The file; it may be read more than once.
             replaces: Also where there is an object already; else one that was written meanwhile stays, and is no error.
 
         Raises:

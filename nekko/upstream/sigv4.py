@@ -25,11 +25,11 @@ class Signer:
     def sign(
         self, method: str, url: str, headers: Mapping[str, str], *, payload_sha256: str, now: datetime
     ) -> tuple[dict[str, str], str]:
-        """Sign a request without a query.
+        """Sign a request.
 
         Args:
             method: Of the request.
-            url: Its path percent-encoded.
+            url: Its path and query percent-encoded, each parameter with a value, if only an empty one: `a=1&b=`.
             headers: To be signed with those that this adds; Host is taken from the URL.
             payload_sha256: Of the body, in hex.
             now: In UTC.
@@ -43,7 +43,8 @@ class Signer:
         signed = sorted((sent | {"host": parts.netloc}).items())
         names = ";".join(name for name, _ in signed)
         lines = "".join(f"{name}:{value.strip()}\n" for name, value in signed)
-        canonical = f"{method}\n{parts.path or '/'}\n\n{lines}\n{names}\n{payload_sha256}"
+        query = "&".join(sorted(parts.query.split("&")))
+        canonical = f"{method}\n{parts.path or '/'}\n{query}\n{lines}\n{names}\n{payload_sha256}"
         scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         key = f"AWS4{self.secret_key}".encode()

@@ -2,17 +2,20 @@
 
 import os
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 
-from nekko.errors import UpstreamStatusError
+from nekko.config.settings import Host
+from nekko.errors import DigestMismatchError, UpstreamStatusError
 from nekko.oci.digest import Digest
 from nekko.transfer.behind import ProvenFile
 from nekko.upstream.resolve import Upstreams
@@ -34,12 +37,13 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def bucket_at(directory: Path, port: int) -> Iterator[Server]:
-    """Serve the bucket `samples` from a directory."""
-    root = directory / "s3"
+def bucket_at(directory: Path, port: int, *options: str) -> Iterator[Server]:
+    """Serve the bucket `samples` from a directory; what is no file's bytes is beside it, such as the ETags of parts."""
+    root, other = directory / "s3", directory / "attributes"
     (root / "samples").mkdir(parents=True, exist_ok=True)
-    command = [str(PROGRAM), "--port", f"127.0.0.1:{port}", "--region", "eu-1", "--quiet", "posix", "--nometa",
-               str(root)]  # fmt: skip
+    other.mkdir(exist_ok=True)
+    command = [str(PROGRAM), "--port", f"127.0.0.1:{port}", "--region", "eu-1", "--quiet", *options, "posix",
+               "--sidecar", str(other), str(root)]  # fmt: skip
     with running(command, port, directory / "gateway.log"):
         yield Server(port, root, directory / "gateway.log")
 
@@ -85,6 +89,118 @@ async def test_wrong_credentials_are_told(tmp_path: Path, gateway: Server, wrong
         answer = await served.client.get(f"/{SHA}")
         assert answer.status_code == 502
         assert "secret" not in answer.text
+
+
+async def test_file_is_passed_on(tmp_path: Path, gateway: Server) -> None:
+    async with serve(tmp_path, gateway, s3_keep=False) as served:
+        got = await served.client.get(f"/{SHA}")
+        assert (got.status_code, got.content == FILE) == (200, True)
+        part = await served.client.get(f"/{SHA}", headers={"Range": "bytes=7000000-7000009"})
+        assert (part.status_code, part.content) == (206, FILE[7_000_000:7_000_010])
+        assert served.node.store.blobs.stat(Digest.of(FILE)) is None
+
+
+async def test_bucket_is_part_of_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, asked, find = free_port(), set(), socket.getaddrinfo
+
+    def find_here(host: str, *arguments: Any, **options: Any) -> Any:
+        """Find every name of the store's on this machine."""
+        if host.endswith("objects.example"):
+            asked.add(host)
+            host = "127.0.0.1"
+        return find(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_here)
+    with bucket_at(tmp_path, port, "--virtual-domain", "objects.example") as server:
+        given: dict[str, Any] = {
+            "s3_endpoint": f"http://objects.example:{port}", "s3_virtual_host": True, "s3_write_behind": True,
+        }  # fmt: skip
+        async with serve(tmp_path, server, **given) as served:
+            behind = served.node.behind
+            assert behind is not None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(behind.run)
+                assert (await served.client.post(f"/{SHA}", content=FILE)).status_code == 201
+                with trio.fail_after(60):
+                    while (await behind.statistics()).waiting:
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        assert place(server.root, SHA).read_bytes() == FILE
+        async with serve(tmp_path / "other", server, **given) as served:
+            assert (await served.client.get(f"/{SHA}")).content == FILE
+    assert asked == {"samples.objects.example"}
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_gateway_is_spoken_to_by_tls(tmp_path: Path, is_trusted: bool) -> None:
+    authority, port = trustme.CA(), free_port()
+    issued, ca = authority.issue_cert("127.0.0.1"), tmp_path / "ca.pem"
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    (authority if is_trusted else trustme.CA()).cert_pem.write_to_path(ca)
+    path = place(tmp_path / "s3", SHA)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(FILE)
+    tls = ("--cert", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "key.pem"))
+    host = {f"127.0.0.1:{port}": Host(ca=ca)}
+    with bucket_at(tmp_path, port, *tls) as server:
+        async with serve(tmp_path, server, s3_endpoint=f"https://127.0.0.1:{port}", hosts=host) as served:
+            got = await served.client.get(f"/{SHA}")
+            if is_trusted:
+                assert (got.status_code, got.content == FILE) == (200, True)
+            else:
+                assert got.status_code == 502
+                assert "TLS" in got.text
+
+
+async def test_large_file_is_written_in_parts_and_a_failure_leaves_none(tmp_path: Path, gateway: Server) -> None:
+    body, settings = os.urandom((11 << 20) + 5), replace(
+        QUICK, s3_endpoint=gateway.url(""), s3_access_key="access", s3_secret_key="secret", s3_region="eu-1",
+        s3_part_size_bytes=5 << 20,
+    )  # fmt: skip
+    digest, path = Digest.of(body), tmp_path / "file"
+    path.write_bytes(body)
+    async with Upstreams(settings) as upstreams:
+        assert upstreams.objects is not None
+        with path.open("rb") as file:
+            content = ProvenFile(file.fileno(), digest, len(body), trio.CapacityLimiter(1))
+            parts = await content.parts(5 << 20)
+            spoiled = Spoiled(
+                content, [parts[0], ProvenFile(file.fileno(), parts[1].digest, 5 << 20, trio.CapacityLimiter(1))]
+            )
+            with pytest.raises(DigestMismatchError):
+                await upstreams.objects.put(digest, len(body), spoiled, replaces=False)
+            assert await upstreams.objects.stat(digest) is None
+            left = [found for found in (gateway.root / "samples").rglob("*") if found.is_file()]
+            assert left == [place(gateway.root, SHA)]
+            await upstreams.objects.put(digest, len(body), content, replaces=False)
+            await upstreams.objects.put(digest, len(body), content, replaces=False)  # it is there: no failure
+        assert place(gateway.root, digest.encoded).read_bytes() == body
+        found = await upstreams.objects.stat(digest)
+        assert found is not None
+        assert found.size == len(body)
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """A file of which a part changes between its proof and its sending."""
+
+    content: ProvenFile
+    spoiled: Sequence[ProvenFile]
+
+    @property
+    def digest(self) -> Digest:
+        return self.content.digest
+
+    @property
+    def size(self) -> int:
+        return self.content.size
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self.content)
+
+    async def parts(self, part_bytes: int) -> Sequence[ProvenFile]:
+        return self.spoiled
 
 
 # --- writing behind ----------------------------------------------------------------------------------------------------
