@@ -5,7 +5,7 @@ SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
 .PHONY: help run test test-peers test-browser fault fault-fast fuzz lint check zipapp image test-image smoke bench \
-	test-nspawn readme man install uninstall clean
+	test-nspawn vm-test readme man install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ bench: ## Measure against real peers
 test-nspawn: zipapp ## Boot systemd in a container and try the units (root)
 	@packaging/setup nspawn
 	$(PYTHON) -m pytest -m nspawn -o addopts=
+
+vm-test: zipapp ## Boot a node in a virtual machine: its installation, and what this kernel lacks (root; some minutes)
+	@packaging/setup guest
+	$(PYTHON) -m pytest -m guest -o addopts= tests/guest
 
 readme: ## Rewrite the generated tables of the README
 	@packaging/setup run

@@ -19,43 +19,11 @@ STOP_SECONDS = 30.0
 ANSWER_SECONDS = 60.0
 
 
-class Daemon:
-    """`nekko serve` on a Unix socket.
+class Client:
+    """Whoever speaks HTTP to a daemon's Unix socket."""
 
-    The cache is in `directory`, unless it is said to be elsewhere. `wrapper` is a command that runs the one it is given.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *arguments: str,
-        cache: Path | None = None,
-        environ: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> None:
-        self.cache = cache or directory / "cache"
-        self.socket = directory / "n.sock"
-        self.log = directory / "log"
-        self.command = [*wrapper, sys.executable, "-m", "nekko", "serve", "--cache-dir", str(self.cache), "--address",
-                        str(self.socket), "-v", "1", *arguments]  # fmt: skip
-        self._environ = os.environ | {"HOME": "/nowhere"} | dict(environ or {})
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._environ)
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return self.process
-
-    def _answers(self) -> bool:
-        try:
-            return self.ask("GET", "/health/live")[0] == 200
-        except OSError:
-            return False
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
 
     def connect(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("nekko", timeout=ANSWER_SECONDS)
@@ -81,6 +49,45 @@ class Daemon:
 
     def content(self, url: str) -> tuple[int, Any]:
         return self.ask("GET", path_of(url))
+
+
+class Daemon(Client):
+    """`nekko serve` on a Unix socket.
+
+    The cache is in `directory`, unless it is said to be elsewhere. `wrapper` is a command that runs the one it is given.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        cache: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        self.cache = cache or directory / "cache"
+        super().__init__(directory / "n.sock")
+        self.log = directory / "log"
+        self.command = [*wrapper, sys.executable, "-m", "nekko", "serve", "--cache-dir", str(self.cache), "--address",
+                        str(self.socket), "-v", "1", *arguments]  # fmt: skip
+        self._environ = os.environ | {"HOME": "/nowhere"} | dict(environ or {})
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._environ)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return self.process
+
+    def _answers(self) -> bool:
+        try:
+            return self.ask("GET", "/health/live")[0] == 200
+        except OSError:
+            return False
 
     def descriptors(self) -> int:
         """Count the file descriptors that are open.
