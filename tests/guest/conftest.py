@@ -1,5 +1,7 @@
 """One guest for the whole suite."""
 
+import shutil
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -7,13 +9,13 @@ import pytest
 
 from tests.daemon import Client
 from tests.debian import ROOT
-from tests.guest.disk import make_parts
+from tests.guest.disk import bare, make_parts
 from tests.guest.machine import Guest, Machine, Parts, switched_on
+from tests.privileged.test_images_api import BASE
 from tests.servers import Server, nginx
 
 SOCKETS = {"node.sock": "/run/nekko/nekko.sock", "all.sock": "/run/nekko-root.sock"}
 
-BASE = "/imageapi/v1"
 machine_of_session = pytest.StashKey[Machine]()
 
 
@@ -67,7 +69,8 @@ def images(guest: Guest) -> Iterator[Client]:
         (kind, each) for kind in ("container", "mount", "attach") for each in client.ask("GET", f"{BASE}/{kind}")[1]
     ]
     for kind, each in left:  # for the tests that follow
-        client.ask("DELETE", f"{BASE}/{kind}?id={each['id']}&force=true&lazy=true")
+        command = "stop --remove" if kind == "container" else "umount --force --lazy"
+        guest.attempt(f"nekko {command} {each['id']} --address {SOCKETS['all.sock']}")
     assert not left
 
 
@@ -76,3 +79,24 @@ def web(tmp_path: Path) -> Iterator[Server]:
     """Give a web server on the host's loopback."""
     with nginx(tmp_path / "nginx") as server:
         yield server
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """Give the tree of a system image: a shell with what it is used to, and a file."""
+    tree = tmp_path / "system"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "etc").mkdir()
+    shutil.copy(bare() / "bin/busybox", tree / "bin/busybox")
+    for applet in ("sh", "cat", "sleep"):
+        (tree / "bin" / applet).symlink_to("busybox")
+    (tree / "etc/hello").write_text("hello\n")
+    return tree
+
+
+@pytest.fixture
+def squashfs(tmp_path: Path, system: Path) -> Path:
+    """Give the system image as a squashfs."""
+    image = tmp_path / "system.sqfs"
+    subprocess.run(["mksquashfs", system, image, "-quiet", "-no-progress"], check=True)
+    return image

@@ -163,6 +163,12 @@ class Guest:
         """Write a file."""
         self.run(f"cat > {shlex.quote(path)}", given=content)
 
+    def kill(self, unit: str) -> None:
+        """End a unit's main process by SIGKILL, and wait until systemd has seen it."""
+        self.run(
+            f"systemctl kill --kill-who=main --signal=KILL {unit}; while systemctl -q is-active {unit}; do sleep 0.1; done"
+        )
+
     def power_off(self) -> int:
         """Shut it down; give qemu's exit status."""
         self.attempt("systemctl poweroff")  # the connection may end before the answer

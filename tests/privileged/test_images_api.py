@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tests.daemon import Daemon, daemon
+from tests.daemon import Client, Daemon, daemon
 from tests.privileged.image_host import ImageHost, bind, loopback, needs_root, on_attach, overlay
 from tests.servers import free_port
 
@@ -34,7 +34,7 @@ def served(image_host: ImageHost) -> Iterator[Daemon]:
         yield running
 
 
-def post(served: Daemon, path: str, body: Any) -> tuple[int, Any]:
+def post(served: Client, path: str, body: Any) -> tuple[int, Any]:
     return served.ask("POST", BASE + path, body, **{"Content-Type": "application/json"})
 
 

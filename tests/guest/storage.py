@@ -1,0 +1,81 @@
+"""Servers of storage on the host's loopback, from Debian's packages; the guest has only their clients."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import Server, free_port, running
+
+GANESHA = """
+NFS_CORE_PARAM {{
+    Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_UDP = false; Enable_NLM = false; Enable_RQUOTA = false;
+}}
+NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = {directory}; }}
+EXPORT {{
+    Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW; Squash = no_root_squash; SecType = sys;
+    Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }}
+}}
+"""
+
+
+@contextmanager
+def nfs_server(directory: Path) -> Iterator[Server]:
+    """Export a directory, the server's `root`, as `/export` by NFS 4: user-space, so that no kernel is asked for."""
+    export = directory / "export"
+    export.mkdir(parents=True)
+    port, log, config = free_port(), directory / "ganesha.log", directory / "ganesha.conf"
+    config.write_text(GANESHA.format(port=port, directory=directory, export=export))
+    command = ["ganesha.nfsd", "-F", "-f", str(config), "-L", "STDERR", "-p", str(directory / "ganesha.pid")]
+    with running(command, port, log):
+        yield Server(port, export, log, "nfs")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An iSCSI target with one disk, as LUN 1."""
+
+    port: int
+    name: str
+    user: str
+    password: str
+
+
+@contextmanager
+def iscsi_target(directory: Path, disk: Path) -> Iterator[Target]:
+    """Serve a disk by tgt to whoever knows the user and the password."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    control = str(port % 32768)  # a number of 15 bits
+    target = Target(port, "iqn.2026-01.example.nekko:disk", "initiator", "twelve-letters")
+
+    def administer(*words: str) -> None:
+        subprocess.run(["tgtadm", "-C", control, "--lld", "iscsi", *words], check=True, capture_output=True)
+
+    command = ["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"]
+    with running(command, port, directory / "tgtd.log"):
+        try:
+            administer("--mode", "target", "--op", "new", "--tid", "1", "--targetname", target.name)
+            administer("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "-b", str(disk))
+            administer("--mode", "account", "--op", "new", "--user", target.user, "--password", target.password)
+            administer("--mode", "account", "--op", "bind", "--tid", "1", "--user", target.user)
+            administer("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
+            yield target
+        finally:
+            # No signal ends it.
+            administer("--mode", "target", "--op", "delete", "--force", "--tid", "1")
+            administer("--mode", "system", "--op", "delete")
+            for left in Path("/var/run/tgtd").glob(f"socket.{control}*"):
+                left.unlink()
+
+
+@contextmanager
+def nbd_server(directory: Path, disk: Path) -> Iterator[int]:
+    """Serve a disk by nbdkit as the export `disk`; give the port."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = ["nbdkit", "--foreground", "--exit-with-parent", "--ipaddr", "127.0.0.1", "--port", str(port),
+               "--exportname", "disk", "file", str(disk)]  # fmt: skip
+    with running(command, port, directory / "nbdkit.log"):
+        yield port
