@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from nekko import __version__
 from nekko.api import app
 from nekko.api.access import Access
 from nekko.api.images import door as images_door
+from nekko.api.images.alone import ImagesAlone
+from nekko.api.request_log import RequestLog
+from nekko.borrowed import open_borrowed
 from nekko.config.image_files import image_files
 from nekko.config.settings import Settings
 from nekko.config.sources import Effective
 from nekko.errors import ConfigInvalidError, NekkoError
+from nekko.images.content import Supply
 from nekko.images.table import Images, open_images
 from nekko.images.work import Places
 from nekko.log import start_log
@@ -48,7 +53,8 @@ def run(effective: Effective) -> int:
     refusal: NekkoError | None = None
     try:
         start_log(settings.verbose, settings.log_format, settings.log_file, effective.notices)
-        trio.run(partial(_main, settings, has_default_address=effective.origin["address"] == "default"))
+        main = _main if settings.images_content_from is None else partial(_main_of_images, settings.images_content_from)
+        trio.run(partial(main, settings, has_default_address=effective.origin["address"] == "default"))
     except* NekkoError as group:
         refusal = _first(group)
     if refusal is not None:
@@ -79,18 +85,21 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     node, Counters(), access, stop.set,
                     None if images is None else images_door.build(images, settings, access),
                 )  # fmt: skip
-                nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(application.requests.tell_repeats)
                 nursery.start_soon(application.traffic.run)
                 nursery.start_soon(keep_current, _reloads(settings, tls, access, node.sync))
+                nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await node.begin(nursery)
                 if preloaded:
                     selection = PlatformSelection.parse(settings.preload_platform)
                     nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, selection)
+                serving = partial(
+                    serve, application, listeners, settings=settings, stop=stop, at_once=application.at_once
+                )
                 ended = trio.Event()
-                await nursery.start(_serve_until, application, listeners, settings, stop, ended)
-                _announce(listeners, settings, access, notifier)
+                await nursery.start(_until_ended, serving, ended)
+                _announce(listeners, settings.cache_dir, settings, access, notifier)
                 await ended.wait()
                 # Running transfers end here; their ingests and journal rows are what the next start goes on from.
                 nursery.cancel_scope.cancel()
@@ -99,20 +108,57 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
     log.info("stopped")
 
 
+async def _main_of_images(source: Path, settings: Settings, *, has_default_address: bool) -> None:
+    """Serve the image API alone; its contents come from the daemon at the socket `source`."""
+    notifier = Notifier(os.environ)
+    tls, access = server_tls(settings), Access(settings)
+    _check_root()
+    # Its directories first: a second process on the same ones must not take the first one's socket away.
+    async with AsyncExitStack() as stack:
+        supply = await stack.enter_async_context(open_borrowed(source, settings.images_dir))
+        images = await stack.enter_async_context(_images_over(supply, settings))
+        listeners = open_listeners(settings, os.environ, has_default_address=has_default_address, tls=tls)
+        try:
+            async with trio.open_nursery() as nursery:
+                stop, requests = trio.Event(), RequestLog(Counters())
+                application = ImagesAlone(images_door.build(images, settings, access), requests, lambda: supply.trouble)
+                nursery.start_soon(requests.tell_repeats)
+                nursery.start_soon(supply.run)
+                nursery.start_soon(keep_current, _reloads(settings, tls, access))
+                nursery.start_soon(notifier.watchdog)
+                nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
+                serving = partial(serve, application, listeners, settings=settings, stop=stop)
+                ended = trio.Event()
+                await nursery.start(_until_ended, serving, ended)
+                _announce(listeners, source, settings, access, notifier)
+                await ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            close_all(listeners)
+    log.info("stopped")
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
+
+
+def _images_over(supply: Supply, settings: Settings) -> AbstractAsyncContextManager[Images]:
+    return open_images(
+        Places(settings.images_dir, settings.images_run_dir), supply,
+        max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
+        runtime=settings.images_runtime,
+    )  # fmt: skip
+
+
 async def _open_images(stack: AsyncExitStack, node: Node) -> Images | None:
     """Open the image API for as long as the stack lasts, if this process serves it."""
     settings = node.settings
     if "images" not in settings.doors:
         return None
-    if os.geteuid() != 0:
-        raise ConfigInvalidError("doors: images needs root, for it attaches devices and mounts file systems")
+    _check_root()
     supply = stack.enter_context(CacheSupply(node.store, node.pulls, node.repairs, settings))
-    opened = open_images(
-        Places(settings.images_dir, settings.images_run_dir), supply,
-        max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
-        runtime=settings.images_runtime,
-    )  # fmt: skip
-    return await stack.enter_async_context(opened)
+    return await stack.enter_async_context(_images_over(supply, settings))
 
 
 def _preloaded(settings: Settings) -> list[Path]:
@@ -122,29 +168,22 @@ def _preloaded(settings: Settings) -> list[Path]:
         raise ConfigInvalidError(f"preloadImages: {error}") from error
 
 
-def _reloads(settings: Settings, tls: ServerTls | None, access: Access, keeping: Sync) -> list[Reload]:
+def _reloads(settings: Settings, tls: ServerTls | None, access: Access, keeping: Sync | None = None) -> list[Reload]:
     """Give what is taken anew when its files change."""
     reloads = []
     if tls is not None:
         reloads.append(Reload("tlsCert, tlsKey or tlsClientCa", tls.files, tls.load))
     if settings.tokens_file is not None:
         reloads.append(Reload("tokensFile", [settings.tokens_file], access.load))
-    if settings.sync_file is not None:
+    if keeping is not None and settings.sync_file is not None:
         reloads.append(Reload("syncFile", [settings.sync_file], keeping.reload))
     return reloads
 
 
-async def _serve_until(
-    application: app.Application,
-    listeners: list[Listener],
-    settings: Settings,
-    stop: trio.Event,
-    ended: trio.Event,
-    task_status: trio.TaskStatus[None],
+async def _until_ended(
+    serving: Callable[..., Awaitable[None]], ended: trio.Event, task_status: trio.TaskStatus[None]
 ) -> None:
-    await serve(
-        application, listeners, settings=settings, stop=stop, at_once=application.at_once, task_status=task_status
-    )
+    await serving(task_status=task_status)
     ended.set()
 
 
@@ -160,9 +199,10 @@ async def _stop_on_signal(stop: trio.Event, notifier: Notifier, everything: trio
             stop.set()
 
 
-def _announce(listeners: list[Listener], settings: Settings, access: Access, notifier: Notifier) -> None:
+def _announce(listeners: list[Listener], source: Path, settings: Settings, access: Access, notifier: Notifier) -> None:
+    """Say where it serves from, and to whom; `source` is the cache, or the socket of who has it."""
     names = ", ".join(listener.name for listener in listeners)
-    log.info("nekko %s serves %s from %s", __version__, names, settings.cache_dir)
+    log.info("nekko %s serves %s from %s", __version__, names, source)
     remote = [listener.name for listener in listeners if not listener.is_local]
     if remote and not access.has_tokens and settings.tls_client_ca is None:
         log.warning(

@@ -362,6 +362,15 @@ class HostError(NekkoError):
     """The host refused an operation (socket, file system, kernel)."""
 
 
+class CacheAwayError(HostError):
+    """The daemon that has the cache, another process of this node, does not answer."""
+
+    def __init__(self, socket: object, cause: object) -> None:
+        super().__init__(
+            f"the daemon with the cache does not answer at {socket} ({cause}): systemctl start nekko.socket"
+        )
+
+
 class StorageBrokenError(HostError):
     """A disk fails, or became read-only."""
 

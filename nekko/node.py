@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import trio
 
 from nekko.config.settings import Settings
+from nekko.holds import Holds
 from nekko.replicas.replicas import Replicas
 from nekko.replicas.upkeep import Upkeep
 from nekko.statsd import Statsd
 from nekko.store.store import Store
+from nekko.supply import CacheSupply
 from nekko.transfer.behind import WriteBehind
 from nekko.transfer.hub import HubMirror
 from nekko.transfer.imports import Imports
@@ -45,6 +47,7 @@ class Node:
     tier: Tier | None
     behind: WriteBehind | None
     repairs: Repairs
+    holds: Holds
     scrub: Scrub
     upkeep: Upkeep | None
     replicas_scrub: Scrub | None
@@ -116,6 +119,7 @@ def assemble(
         tier=tier,
         behind=behind,
         repairs=repairs,
+        holds=Holds(store, CacheSupply(store, pulls, repairs, settings), repairs),
         scrub=Scrub(
             store.catalog, verifier,
             interval_seconds=settings.scrub_interval_seconds, bytes_per_second=settings.scrub_bandwidth_bytes,

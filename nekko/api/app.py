@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
-from nekko.api import admin, commands, content, dashboard, replicas, status, sync, verify, views
+from nekko.api import admin, commands, content, dashboard, holds, replicas, status, sync, verify, views
 from nekko.api.access import Access
 from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
@@ -137,6 +137,7 @@ def build(
     quart.url_map.strict_slashes = True
     quart.register_blueprint(content.build(node.store, node.pulls, settings, access, counters))
     quart.register_blueprint(admin.build(node.store, settings, access))
+    quart.register_blueprint(holds.build(node.holds, settings, access))
     quart.register_blueprint(commands.build(node.store, settings, access, stop))
     quart.register_blueprint(replicas.build(node.replicas, access))
     quart.register_blueprint(sync.build(node.store, node.sync, settings, access))

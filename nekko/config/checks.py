@@ -65,6 +65,19 @@ def check_accounts(settings: Settings, origin: Mapping[str, str]) -> None:
         raise ConfigInvalidError(f"readAuth ({origin['readAuth']}): basicAuth is missing: whose account?")
 
 
+def check_borrowing(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Refuse doors that need a cache where it is another process's.
+
+    Raises:
+        ConfigInvalidError: Says what to set.
+    """
+    if settings.images_content_from is not None and settings.doors != ("images",):
+        raise ConfigInvalidError(
+            f"imagesContentFrom ({origin['imagesContentFrom']}): doors has to be images alone, not "
+            f"{', '.join(settings.doors)}: the others are the daemon's that has the cache"
+        )
+
+
 def check_storages(settings: Settings, origin: Mapping[str, str]) -> None:
     """Refuse a storage that is used twice, or lies in another one or in the cache.
 
@@ -95,7 +108,7 @@ def check_host(settings: Settings, origin: Mapping[str, str]) -> None:
             _check_readable(f"hosts ({origin['hosts']}): {name}: {key}", path)
 
 
-_MADE = ("cache_dir", "log_file", "images_dir", "images_run_dir", "sync_labels_file")
+_MADE = ("cache_dir", "log_file", "images_dir", "images_run_dir", "images_content_from", "sync_labels_file")
 """Settings that name what is made where it is missing."""
 
 

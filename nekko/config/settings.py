@@ -258,6 +258,9 @@ class Settings:
         Path("/run/nekko-images"), "directory of its mountpoints, on a file system that a reboot empties"
     )
 
+    images_content_from: Path | None = setting(
+        None, "Unix socket of the daemon that has the cache; this process opens none, and serves `images` alone"
+    )
     images_runtime: str | None = setting(
         None, "the OCI runtime of containers: crun or runc; without it, the first of them that is installed",
         read=grammar.one_of("crun", "runc"),

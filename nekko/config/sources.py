@@ -17,6 +17,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from nekko.config import grammar
 from nekko.config.checks import (
     check_accounts,
+    check_borrowing,
     check_certificates,
     check_host,
     check_mirrors,
@@ -87,6 +88,7 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str]) -> Effective:
     check_storages(settings, origin)
     check_object_store(settings, origin)
     check_accounts(settings, origin)
+    check_borrowing(settings, origin)
     return Effective(settings, origin, notices)
 
 

@@ -12,7 +12,8 @@ _OPENAT2 = 437
 """The number of the system call on every architecture. Source: Linux, include/uapi/asm-generic/unistd.h."""
 TRIES = 100
 """The kernel gives up on `..` whenever anything on the host is mounted or renamed at that moment."""
-_NO_MAGIC_LINKS, _IN_ROOT = 0x02, 0x10
+_NO_MAGIC_LINKS, _NO_SYMLINKS, _IN_ROOT = 0x02, 0x04, 0x10
+_AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,9 +28,23 @@ def open_within(root: int, path: str, flags: int) -> int:
         OSError: As `open`. EXDEV or EAGAIN: the tree was changed at the same time, again and again.
         HostError: This kernel cannot do that (it is older than 5.6).
     """
+    return _open(root, path, flags, _IN_ROOT | _NO_MAGIC_LINKS)
+
+
+def open_without_links(path: str, flags: int) -> int:
+    """Open an absolute path, no part of which may be a symbolic link; the caller closes the file descriptor.
+
+    Raises:
+        OSError: As `open`. ELOOP: there is a link.
+        HostError: This kernel cannot do that (it is older than 5.6).
+    """
+    return _open(_AT_FDCWD, path, flags, _NO_SYMLINKS)
+
+
+def _open(root: int, path: str, flags: int, resolve: int) -> int:
     if "\0" in path:
         raise OSError(errno.EINVAL, "the path holds a NUL", path)
-    how = _How(flags | os.O_CLOEXEC, 0, _IN_ROOT | _NO_MAGIC_LINKS)
+    how = _How(flags | os.O_CLOEXEC, 0, resolve)
     for _ in range(TRIES):
         found: int = _libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
         if found >= 0:

@@ -80,7 +80,7 @@ def test_listener_is_described_with_the_doors_that_it_has() -> None:
     assert paths["images"] - common == {"/imageapi/v1/swagger.json"}
     assert paths["files"] - common == {"/{sha256}", "/status"}
     assert paths["admin"] - common == {
-        "/metrics", "/admin/status", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
+        "/metrics", "/admin/status", "/admin/blobs/{digest}", "/admin/holds", "/admin/holds/{holder}", "/admin/pins", "/admin/pins/{url}", "/admin/prune", "/admin/verify",
         "/admin/views", "/admin/views/{number}", "/cmd/prune", "/cmd/manifest/list", "/cmd/image/list", "/cmd/blob/list",
         "/cmd/stop", "/admin/sync", "/admin/replicas", "/admin/replicas/{sha256}", "/ui", "/ui/dashboard.js", "/ui/dashboard.css",
     }  # fmt: skip
