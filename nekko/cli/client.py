@@ -16,6 +16,8 @@ from nekko.cli.exits import BY_STATUS, CommandError, Exit
 from nekko.config.address import Address, TcpAddress, UnixAddress
 
 DEFAULT_ADDRESSES: tuple[Address, ...] = (UnixAddress(Path("/run/nekko/nekko.sock")), TcpAddress("localhost", 8050))
+IMAGES_ADDRESS: Address = UnixAddress(Path("/run/nekko-images/nekko.sock"))
+"""Of the image API as a process of its own."""
 TIMEOUT_SECONDS = 60.0
 """For an answer that the daemon has at hand. A pull has no limit: it takes as long as it takes."""
 

@@ -111,10 +111,12 @@ def complete_url(context: click.Context, _: click.Parameter, incomplete: str) ->
     None where no daemon answers at once, or where the options so far are wrong: a shell shows nothing but a reply, and
     the command itself will tell.
     """
-    options = {name: context.params.get(name) for name in ("address", "token_file", "ca", "cert", "key")}
+    address, token, ca, cert, key = (
+        context.params.get(name) for name in ("address", "token_file", "ca", "cert", "key")
+    )
     found, end = [], time.monotonic() + ENOUGH_SECONDS
     try:
-        for content in daemon_of(**options).contents(timeout_seconds=ENOUGH_SECONDS):
+        for content in daemon_of(address, token, ca, cert, key).contents(timeout_seconds=ENOUGH_SECONDS):
             url = content["url"]
             if url.startswith(incomplete) and url.isprintable():
                 found.append(CompletionItem(url))

@@ -12,7 +12,7 @@ import click
 
 from nekko.cli.client import Daemon
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
-from nekko.cli.options import daemon_option, json_option, print_json
+from nekko.cli.options import images_option, json_option, print_json
 
 BASE = "/imageapi/v1"
 POLL_SECONDS = 0.1
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.1
 @click.command(epilog=HELP)
 @click.argument("source")
 @click.option("--read-only", is_flag=True, help="Refuse writing, also where a file could be written.")
-@daemon_option
+@images_option
 @json_option
 def attach(source: str, read_only: bool, daemon: Daemon, as_json: bool) -> None:
     """Attach a file as a block device, and print that.
@@ -47,7 +47,7 @@ def attach(source: str, read_only: bool, daemon: Daemon, as_json: bool) -> None:
 @click.command(epilog=HELP)
 @click.argument("source")
 @click.option("--writable", is_flag=True, help="Lay an overlay in RAM on it, which goes with the mount.")
-@daemon_option
+@images_option
 @json_option
 def mount(source: str, writable: bool, daemon: Daemon, as_json: bool) -> None:
     """Mount something of the cache, and print where.
@@ -66,7 +66,7 @@ def mount(source: str, writable: bool, daemon: Daemon, as_json: bool) -> None:
 @click.argument("which", metavar="ID|PLACE...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Although others refer to it.")
 @click.option("--lazy", is_flag=True, help="With --force: even from under what is in use.")
-@daemon_option
+@images_option
 def umount(which: tuple[str, ...], force: bool, lazy: bool, daemon: Daemon) -> None:
     """Remove mounts and attachments, by their id, mountpoint or device.
 
@@ -86,7 +86,7 @@ def umount(which: tuple[str, ...], force: bool, lazy: bool, daemon: Daemon) -> N
 @click.option("--workdir", metavar="DIRECTORY", help="Where it starts.")
 @click.option("--hostname", help="What it takes for the name of its host.")
 @click.option("--systemd", is_flag=True, help="The command is systemd.")
-@daemon_option
+@images_option
 @json_option
 @click.argument("source")
 @click.argument("command", nargs=-1)
@@ -114,7 +114,7 @@ def run(source: str, command: tuple[str, ...], daemon: Daemon, as_json: bool, **
 
 
 @click.command(epilog=HELP)
-@daemon_option
+@images_option
 @json_option
 def ps(daemon: Daemon, as_json: bool) -> None:
     """List containers.
@@ -138,7 +138,7 @@ def ps(daemon: Daemon, as_json: bool) -> None:
 @click.command(epilog=HELP)
 @click.argument("which", metavar="NAME|ID...", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove it when it has ended, with what it ran on.")
-@daemon_option
+@images_option
 def stop(which: tuple[str, ...], remove: bool, daemon: Daemon) -> None:
     """Stop containers, and wait until they have ended.
 
@@ -158,7 +158,7 @@ def stop(which: tuple[str, ...], remove: bool, daemon: Daemon) -> None:
 
 @click.command(epilog=HELP)
 @click.argument("which", metavar="NAME|ID")
-@daemon_option
+@images_option
 def logs(which: str, daemon: Daemon) -> None:
     """Print what a container of this host has written.
 
@@ -181,7 +181,7 @@ def images() -> None:
 
 
 @images.command(epilog=HELP)
-@daemon_option
+@images_option
 def tree(daemon: Daemon) -> None:
     """Draw who stands on whom.
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from nekko.cli.client import DEFAULT_ADDRESSES, Access, Daemon
-from nekko.config.address import parse_address
+from nekko.cli.client import DEFAULT_ADDRESSES, IMAGES_ADDRESS, Access, Daemon
+from nekko.config.address import Address, parse_address
 from nekko.config.settings import Settings, declarations_of
 from nekko.errors import ConfigInvalidError
 
@@ -32,6 +32,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def daemon_option(command: _Command) -> _Command:
     """Add the options that say which daemon is meant, and give the command that `daemon`."""
+    return _with_daemon(command, DEFAULT_ADDRESSES)
+
+
+def images_option(command: _Command) -> _Command:
+    """Do as `daemon_option` for the image API, which may be a process of its own."""
+    return _with_daemon(command, (IMAGES_ADDRESS, *DEFAULT_ADDRESSES))
+
+
+def _with_daemon(command: _Command, defaults: tuple[Address, ...]) -> _Command:
 
     @wraps(command)
     def with_daemon(
@@ -43,13 +52,13 @@ def daemon_option(command: _Command) -> _Command:
         key: str | None,
         **options: Any,
     ) -> Any:
-        return command(*arguments, daemon=daemon_of(address, token_file, ca, cert, key), **options)
+        return command(*arguments, daemon=daemon_of(address, token_file, ca, cert, key, defaults), **options)
 
     declared = (
         click.option(
             "--address", metavar="ADDRESS",
             help="Where the daemon listens: host:port, https://host:port, unix:/path or /path. Without it: "
-            "$NEKKO_ADDRESS, then /run/nekko/nekko.sock, then localhost:8050.",
+            f"$NEKKO_ADDRESS, then {', then '.join(str(each).removeprefix('unix:') for each in defaults)}.",
         ),
         _file_option("--token-file", "File with the daemon's token. [NEKKO_TOKEN: the token]"),
         _file_option("--ca", "Authorities to trust for https://, instead of the system's."),
@@ -61,7 +70,14 @@ def daemon_option(command: _Command) -> _Command:
     return with_daemon  # type: ignore[return-value]  # the same command, with options instead of `daemon`
 
 
-def daemon_of(address: str | None, token_file: str | None, ca: str | None, cert: str | None, key: str | None) -> Daemon:
+def daemon_of(
+    address: str | None,
+    token_file: str | None,
+    ca: str | None,
+    cert: str | None,
+    key: str | None,
+    defaults: tuple[Address, ...] = DEFAULT_ADDRESSES,
+) -> Daemon:
     """Choose the addresses to try. The flag names one daemon: `nekko rm` must never fall back to another.
 
     Raises:
@@ -82,7 +98,7 @@ def daemon_of(address: str | None, token_file: str | None, ca: str | None, cert:
         listed = [parse_address(item) for item in items if item]
     except ConfigInvalidError as error:
         raise ConfigInvalidError(f"address (environment NEKKO_ADDRESS): {error}") from error
-    return Daemon([*listed, *DEFAULT_ADDRESSES], Access(token))
+    return Daemon([*listed, *defaults], Access(token))
 
 
 def _token(file: str | None) -> str | None:

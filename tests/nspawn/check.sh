@@ -7,8 +7,8 @@ step() { # step NAME COMMAND...: run it, tell how it went, stop at the first fai
     shift
     if "$@"; then echo "ok $name"; else
         echo "FAILED $name"
-        systemctl --no-pager status nekko.service nekko.socket
-        journalctl --no-pager -u nekko.service | tail -40
+        systemctl --no-pager status nekko.service nekko.socket nekko-images.service nekko-images.socket
+        journalctl --no-pager -u nekko.service -u nekko-images.service | tail -60
         systemctl poweroff
         exit 1
     fi
@@ -32,6 +32,19 @@ watchdog_restarts() {
     done
     return 1
 }
+mounts_over_the_cache() {
+    place=$(nekko mount $URL) && cmp "$place/f.bin" /srv/f.bin && ! touch "$place/new" 2>/dev/null
+}
+is_mounted() { mountpoint -q "$place" && cmp "$place/f.bin" /srv/f.bin; }
+holders() { ask http://n/admin/holds | python3 -c 'import json, sys; print(len(json.load(sys.stdin)["holds"]))'; }
+holds_end() {
+    for _ in $(seq 100); do
+        [ "$(holders)" = 0 ] && return 0
+        sleep 0.2
+    done
+    return 1
+}
+only_root_sees_images() { ! setpriv --reuid=65534 --regid=65534 --clear-groups ls /run/nekko-images >/dev/null 2>&1; }
 outsider_is_refused() { ! setpriv --reuid=65534 --regid=65534 --clear-groups curl -sS --unix-socket /run/nekko/nekko.sock http://n/ >/dev/null 2>&1; }
 
 cd /srv && (python3 -m http.server --bind 127.0.0.1 8199 >/dev/null 2>&1 &)
@@ -47,6 +60,16 @@ step "it restarts" systemctl restart nekko.service
 step "content is there after a restart" ask -o /dev/null http://n/content/$B64
 step "the watchdog replaces a daemon that hangs" watchdog_restarts
 step "the next client is served" ask -o /dev/null http://n/content/$B64
+step "images are mounted by a process of their own, and the node sees them" mounts_over_the_cache
+step "it is root's alone" only_root_sees_images
+step "the cache knows what it keeps" test "$(holders)" = 1
+step "its mount outlives its restart" systemctl restart nekko-images.service
+step "the mount is there after a restart" is_mounted
+step "the mount is there after a restart of the cache's daemon" systemctl restart nekko.service
+step "the mount is whole" is_mounted
+step "it is removed" nekko umount "$place"
+step "the cache keeps nothing for it any more" holds_end
+step "the image API stops" systemctl stop nekko-images.socket nekko-images.service
 step "it stops" systemctl stop nekko.service
 step "the stop is clean" is Result success
 echo done

@@ -32,7 +32,7 @@ def container() -> Iterator[Path]:
         (root / "etc/systemd/system/check.timer").write_text(TIMER)
         (root / "root/check.sh").write_text(Path(__file__).with_name("check.sh").read_text())
         (root / "srv/f.bin").write_bytes(os.urandom(1 << 20))
-        enable(root, "nekko.socket", "check.timer")
+        enable(root, "nekko.socket", "nekko-images.socket", "check.timer")
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -47,11 +47,11 @@ def test_units_under_real_systemd(container: Path) -> None:
     result = container / "root/result"
     told = result.read_text() if result.exists() else f"nothing ran:\n{boot.stdout[-3000:]}\n{boot.stderr[-2000:]}"
     assert told.rstrip().endswith("done"), told
-    assert told.count("ok ") == 13, told
+    assert told.count("ok ") == 23, told
 
 
 def test_units_are_sound_and_closely_confined() -> None:
-    for unit in ("nekko.service", "nekko.socket"):
+    for unit in ("nekko.service", "nekko.socket", "nekko-images.service", "nekko-images.socket"):
         path = ROOT / "systemd" / unit
         verified = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
         assert not [line for line in verified.stderr.splitlines() if unit in line and "not executable" not in line]
@@ -60,3 +60,16 @@ def test_units_are_sound_and_closely_confined() -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stdout[-500:]
+
+
+def test_image_api_has_the_hosts_own_mounts_and_containers_inherit_nothing() -> None:
+    """None of the options that make a mount namespace, nor of those that every child inherits."""
+    service = (ROOT / "systemd/nekko-images.service").read_text()
+    given = {line.partition("=")[0] for line in service.splitlines() if "=" in line and not line.startswith("#")}
+    assert given <= {
+        "Description", "Requires", "After", "Wants", "Type", "ExecReload", "ExecStart", "EnvironmentFile", "Environment",
+        "StateDirectory", "StateDirectoryMode", "CacheDirectory", "CacheDirectoryMode", "UMask", "KillMode",
+        "WatchdogSec", "Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "LimitNOFILE",
+        "WantedBy", "Also",
+    }  # fmt: skip
+    assert "KillMode=process\n" in service
