@@ -4,8 +4,8 @@ PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
 
-.PHONY: help run test test-peers test-browser fault fault-fast fuzz lint check zipapp image test-image smoke bench \
-	test-nspawn vm-test readme man install uninstall clean
+.PHONY: help run test test-peers test-browser fault fault-fast image-steps fuzz lint check zipapp image test-image smoke \
+	bench test-nspawn vm-test readme man install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ lint: ## Format check, lint, types
 	$(PYTHON) -m mypy
 
 check: lint test test-peers test-browser fault-fast smoke test-image ## What a commit must pass
+
+image-steps: ## Kill the image API at every step, and make and remove its objects 1,000 times (root; many minutes)
+	@packaging/setup test
+	$(PYTHON) -m pytest tests/privileged/test_images_kills.py tests/privileged/test_images_cycles.py --every-step --cycles 1000
 
 zipapp: ## Build dist/nekko.pyz, reproducibly
 	@packaging/setup test
