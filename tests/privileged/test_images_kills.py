@@ -44,7 +44,8 @@ def ask_to_be_killed(served: Daemon, image_host: ImageHost, kind: str, step: int
     with subprocess.Popen(strace) as tracing:
         deadline = time.monotonic() + SECONDS
         while served.process.poll() is None and not is_traced(served.process.pid):
-            assert tracing.poll() is None and time.monotonic() < deadline
+            assert tracing.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         answer = subprocess.run(curl, capture_output=True, text=True, check=False, timeout=SECONDS).stdout
         if served.process.poll() is None:
