@@ -10,9 +10,10 @@ FUZZ_SECONDS = 60
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: ## Run the daemon on its defaults, with a cache inside this checkout
+run: ## Run the daemon on its defaults, with a cache inside this checkout that has a first image
 	@packaging/setup run
-	$(PYTHON) -m nekko serve --cache-dir .cache/nekko
+	@mkdir -p .cache && $(PYTHON) -m nekko.oci.hello > .cache/hello-world.tar
+	$(PYTHON) -m nekko serve --cache-dir .cache/nekko --preload-images .cache/hello-world.tar --preload-platform all
 
 test: ## Run every test that fits in some minutes
 	@packaging/setup test

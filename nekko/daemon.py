@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from nekko import __version__
+from nekko import __version__, hello_world
 from nekko.api import app
 from nekko.api.access import Access
 from nekko.api.images import door as images_door
@@ -54,7 +54,8 @@ def run(effective: Effective) -> int:
     try:
         start_log(settings.verbose, settings.log_format, settings.log_file, effective.notices)
         main = _main if settings.images_content_from is None else partial(_main_of_images, settings.images_content_from)
-        trio.run(partial(main, settings, has_default_address=effective.origin["address"] == "default"))
+        with hello_world.cache_of(settings) as settings:
+            trio.run(partial(main, settings, has_default_address=effective.origin["address"] == "default"))
     except* NekkoError as group:
         refusal = _first(group)
     if refusal is not None:
@@ -91,6 +92,8 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                 nursery.start_soon(notifier.watchdog)
                 nursery.start_soon(_stop_on_signal, stop, notifier, nursery.cancel_scope)
                 await node.begin(nursery)
+                if settings.hello_world:
+                    await hello_world.load(node)
                 if preloaded:
                     selection = PlatformSelection.parse(settings.preload_platform)
                     nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, selection)

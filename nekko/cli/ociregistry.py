@@ -30,12 +30,11 @@ _COMMANDS = ("serve", "load", "list", "prune", "version", "help")
 _BEFORE = ("--image-path", "--log-level", "--log-file")
 _BEHIND = (
     "--image-path", "--log-level", "--port", "--host", "--os", "--arch", "--pull-timeout", "--health", "--metrics",
-    "--default-ns", "--hello-world",
+    "--default-ns",
 )  # fmt: skip
 _KEYS = {
     "image_path": "imagePath", "log_level": "logLevel", "port": "port", "host": "host", "os_name": "os", "arch": "arch",
     "pull_timeout": "pullTimeout", "health": "health", "metrics": "metrics", "default_ns": "defaultNs",
-    "hello_world": "helloWorld",
 }  # fmt: skip
 
 
@@ -131,7 +130,6 @@ def version() -> None:
     click.option("--health", metavar="PORT", help="Port of /health."),
     click.option("--metrics", metavar="PORT", help="Port of /metrics."),
     click.option("--default-ns", metavar="HOST", help="The registry of names without one."),
-    _switch("--hello-world", "Serve only docker.io/hello-world:latest, which is built in."),
 )
 @setting_options
 @click.pass_obj

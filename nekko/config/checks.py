@@ -99,7 +99,7 @@ def check_host(settings: Settings, origin: Mapping[str, str]) -> None:
     Raises:
         ConfigInvalidError: Names the key, its origin and the cause.
     """
-    if reason := _reason_against(settings.cache_dir):
+    if not settings.hello_world and (reason := _reason_against(settings.cache_dir)):
         raise ConfigInvalidError(f"cacheDir ({origin['cacheDir']}): {reason}")
     for key, path in _files(settings):
         _check_readable(f"{key} ({origin[key]})", path)

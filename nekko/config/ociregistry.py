@@ -19,7 +19,7 @@ DIALECT = "ociregistry"
 IMAGE_PATH, HOST, PORT = "/var/lib/ociregistry", "0.0.0.0", "8080"  # noqa: S104 - where it listens, reading is free
 DEFAULTS: Mapping[str, Any] = {"imagePath": IMAGE_PATH, "pullTimeout": "60000", "logLevel": "error"}
 _ONLY_THERE = frozenset({
-    "imagePath", "imageFile", "registries", "serverTlsConfig", "pullTimeout", "helloWorld", "listConfig"
+    "imagePath", "imageFile", "registries", "serverTlsConfig", "pullTimeout", "listConfig"
 })  # fmt: skip
 _NO_MEANING = {
     "imageFile": "say it to `nekko load`",
@@ -97,12 +97,6 @@ def _pull_timeout(value: Any, _: list[str]) -> dict[str, Any]:
     return {"manifestTimeoutSeconds": f"{grammar.count(str(value)) / 1000:.3f}"}
 
 
-def _hello_world(value: Any, _: list[str]) -> dict[str, Any]:
-    if grammar.switch(str(value)):
-        raise ConfigInvalidError("nekko has no image built in; take it out")
-    return {}
-
-
 def _server_tls(value: Any, notices: list[str]) -> dict[str, Any]:
     given = _table(value, ("cert", "key", "ca", "clientAuth"), notices, "serverTlsConfig")
     found = {f"tls{key.capitalize()}": given[key] for key in ("cert", "key") if key in given}
@@ -164,7 +158,6 @@ _READERS: Mapping[str, _Reader] = {
     "logLevel": _log_level,
     "pullTimeout": _pull_timeout,
     "defaultNs": _plain("defaultRegistry"),
-    "helloWorld": _hello_world,
     "serverTlsConfig": _server_tls,
     "registries": _registries,
 }

@@ -350,6 +350,10 @@ class Settings:
 
     # --- fetching
     air_gapped: bool = setting(False, "never ask an upstream: what is not in the cache is not found")
+    hello_world: bool = setting(
+        False, "serve docker.io/hello-world:latest, which is built in, and nothing else: out of a temporary cache, "
+        "without asking an upstream",
+    )  # fmt: skip
     platform: str = setting(
         "all", "platforms an image pull takes: all, host, or a list such as linux/amd64,linux/arm64",
         read=grammar.platforms,

@@ -9,11 +9,11 @@ from nekko.errors import ConfigInvalidError
 
 OCIREGISTRYS = (
     "--image-path /x serve", "--image-path=/x", "--log-level info serve", "--log-file /x list", "serve --port 8080",
-    "serve --port=8080", "serve --image-path /x", "serve --hello-world", "serve --air-gapped --default-ns a.b",
+    "serve --port=8080", "serve --image-path /x", "serve --air-gapped --default-ns a.b",
     "load --arch arm64 --image-file x", "prune --image-path /x --pattern a", "list --header --log-level debug",
 )  # fmt: skip
 NEKKOS = (
-    "", "serve", "serve --air-gapped", "serve --cache-dir /x --address :8080", "list --header", "version", "--version",
+    "", "serve", "serve --air-gapped", "serve --hello-world", "serve --cache-dir /x --address :8080", "list --header", "version", "--version",
     "load --image-file x", "prune --pattern a --dry-run", "pull oci://a/b:serve --platform x", "serve --config-file x",
     "run --image-path x", "pull --port",
 )  # fmt: skip

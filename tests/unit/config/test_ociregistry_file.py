@@ -132,7 +132,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("helloWorld: true", "helloWorld: nekko has no image built in"),
+        ("imagePath: /x\nhelloWorld: perhaps", "helloWorld"),
         ("imagePath: /x\nlogLevel: loud", "logLevel: 'loud' is neither"),
         ("pullTimeout: soon", "pullTimeout: 'soon'"),
         ("imagePath: /x\nport: http", "address"),
