@@ -21,6 +21,11 @@ NOT_SETTINGS = {"credentialsType", "unusedFor", "olderThan", "toSize", "dryRun",
                 "credHelpers"}  # fmt: skip
 """Fields of requests and of others' files, which have the same form."""
 
+KUBERNETES = {
+    word for file in (ROOT / "packaging/kubernetes").rglob("*.yaml") for word in CAMEL.findall(file.read_text("utf-8"))
+}
+"""Keys of manifests, and values of the chart."""
+
 COMMAND = re.compile(r"(?:^\$ |&& )(?:\w+=\S+ )*(?:sudo (?:-u nekko )?)?nekko ([a-z][^|&#()\n]*)", re.MULTILINE)
 """A call of nekko in a shell: alone, with variables before it, by sudo, or behind another command."""
 
@@ -31,7 +36,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     quoted = re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))
     named = {word for text in quoted if (word := text.partition(":")[0]) and CAMEL.fullmatch(word)}
-    assert named - KEYS - NOT_SETTINGS == set()
+    assert named - KEYS - NOT_SETTINGS - KUBERNETES == set()
 
 
 def test_settings_are_looked_for_where_they_are_named() -> None:

@@ -148,6 +148,13 @@ def test_kubelet_pulls_through_nekko_with_config_path(tmp_path: Path, mirror: Mi
     assert "grpc-status: 0" in containerd.cri_pull(tmp_path, name)
 
 
+def test_nekko_that_is_down_is_passed_by(tmp_path: Path, mirror: Mirror, containerd: Containerd) -> None:
+    push_index(mirror.registry, tmp_path, "org/app:v1")
+    assert mirror.node.stop() == 0
+    containerd.pull(f"{mirror.registry.host}/org/app:v1")
+    assert went_past(mirror)
+
+
 @pytest.mark.parametrize("is_trusted", [True, False], ids=["trusted", "of-another-authority"])
 def test_nekko_with_tls_is_asked_if_its_authority_vouches_for_it(tmp_path: Path, is_trusted: bool) -> None:
     authority = trustme.CA()

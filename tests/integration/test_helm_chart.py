@@ -45,6 +45,7 @@ def test_defaults_are_the_plain_manifest(tmp_path: Path) -> None:
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
 
 
+PAGE = (PACKAGING.parents[1] / "docs/kubernetes.md").read_text("utf-8")
 TABLE: dict[str, dict[str, Any]] = {
     "tls": {"serverTls": {"enabled": True, "secretName": "nekko-tls", "clientAuth": "require"}},
     "tls-without-clients": {"serverTls": {"enabled": True, "secretName": "nekko-tls"}},
@@ -58,6 +59,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "settings": {
         "config": {"maxCacheSize": 200_000_000_000, "hosts": {"registry.example.com:5000": {"scheme": "http"}}}
     },
+    "documented": yaml.safe_load(PAGE.partition("```yaml\n")[2].partition("```")[0]),
     "named": {"fullnameOverride": "cache", "serviceAccount": {"create": False}},
 }
 
