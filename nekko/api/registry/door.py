@@ -21,11 +21,11 @@ from nekko.errors import (
     UpstreamForbiddenError,
 )
 from nekko.metrics import Counters
+from nekko.oci.digest import Digest
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
 from nekko.oci.reference import Reference, is_tag
 from nekko.sources.hub import HUB, HubLocator
-from nekko.transfer.manifests import StoredManifest
 from nekko.transfer.mirror import Mirror
 
 METHODS = ("GET", "HEAD")
@@ -77,7 +77,7 @@ class RegistryDoor:
         if found is None or (reference.digest is None and found.parsed.is_index and not accepts_index(accept)):
             return None
         self.counters.hits["registry"] += 1
-        return Answer(lines(_head_of(_headers_of(found), len(found.body), namespace)), found.body)
+        return Answer(_head_at_once(found.parsed.media_type, found.digest, len(found.body), namespace), found.body)
 
     async def _answer(self, asked: "_Asked") -> None:
         route = asked.route
@@ -117,7 +117,7 @@ class RegistryDoor:
         (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
-        headers = _headers_of(found)
+        headers = _headers_of(found.parsed.media_type, found.digest)
         if is_known(asked.headers.get("if-none-match"), f'"{found.digest}"'):
             await asked.answer(304, b"", headers)
         else:
@@ -204,12 +204,13 @@ def _artifact_of(reference: Reference) -> Reference | None:
     return replace(reference, tag=tag.removesuffix(IMAGE_SUFFIX))
 
 
-def _headers_of(found: StoredManifest) -> Headers:
-    return [
-        ("Content-Type", found.parsed.media_type),
-        ("Docker-Content-Digest", str(found.digest)),
-        ("ETag", f'"{found.digest}"'),
-    ]
+def _headers_of(media_type: str, digest: Digest) -> Headers:
+    return [("Content-Type", media_type), ("Docker-Content-Digest", str(digest)), ("ETag", f'"{digest}"')]
+
+
+@lru_cache(maxsize=1024)
+def _head_at_once(media_type: str, digest: Digest, length: int, namespace: str | None) -> bytes:
+    return lines(_head_of(_headers_of(media_type, digest), length, namespace))
 
 
 def _head_of(headers: Headers, length: int | None, namespace: str | None) -> list[tuple[bytes, bytes]]:
