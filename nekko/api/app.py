@@ -65,6 +65,7 @@ class Application:
         at_once: AtOnce,
         requests: RequestLog,
         traffic: Traffic,
+        meter: Meter,
     ) -> None:
         """Answer the doors of `raw`, and paths of doors in `streams`, by applications of their own; the rest by Quart.
 
@@ -76,6 +77,7 @@ class Application:
         self._streams = streams
         self.quart = quart
         self._at_once = at_once
+        self._meter = meter
         self.requests = requests
         """Its `tell_repeats` has to run beside the application."""
         self.traffic = traffic
@@ -116,6 +118,8 @@ class Application:
             scope = scope | {"state": scope["state"] | {SENDFILE_KEY: send_file}}
         try:
             # Quart has no routes for these, so it refuses them where there is no such door.
+            if door == "other" and "files" in peer.doors and scope["path"].count("/") == 1:
+                self._meter.malformed()  # to Stor, whatever is one name is that of a file
             raw = self._stream(door, scope["path"]) or self._raw.get(door) if door in peer.doors else None
             await (raw or self.quart)(scope, receive, watched)
         finally:
@@ -177,6 +181,7 @@ def build(
     blobs = BlobDoor(node.store.blobs, node.transfers, node.repairs, counters)
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(node.mirror, proving, counters, settings)
+    meter = Meter(node.statsd)
     raw: dict[str, Asgi] = {
         "files": FileDoor(
             blobs,
@@ -186,7 +191,7 @@ def build(
             node.behind,
             access,
             settings,
-            Meter(node.statsd),
+            meter,
         ),
         "registry": registry,
         "ollama": OllamaDoor(node.mirror, proving, counters),
@@ -202,9 +207,10 @@ def build(
         raw,
         streams,
         quart,
-        AtOnce(node.store, node.pulls, registry.at_once, counters, settings),
+        AtOnce(node.store, node.pulls, registry.at_once, counters, meter, settings),
         RequestLog(counters),
         traffic,
+        meter,
     )
 
 

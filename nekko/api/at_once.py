@@ -8,12 +8,14 @@ removed, replaced or written to since is not answered from memory.
 """
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nekko.api.blobs import PATH, Head, digest_in
 from nekko.api.content import shown_at_once
+from nekko.api.files.meter import Meter
 from nekko.api.status import LIVE
 from nekko.config.settings import Settings
 from nekko.errors import BlobUnknownError
@@ -56,13 +58,16 @@ class AtOnce:
         pulls: Pulls,
         registry: Callable[[str, str], Answer | None],
         counters: Counters,
+        meter: Meter,
         settings: Settings,
     ) -> None:
-        """Ask `registry` with target and Accept for what is the registry door's."""
+        """Ask `registry` with target and Accept for what is the registry door's; `meter` is that of files."""
         self._store = store
         self._pulls = pulls
         self._registry = registry
         self._counters = counters
+        self._meter = meter
+        self._cache = settings.cache_dir
         self._live = _json(LIVE)
         self._blobs = SmallBlobs(store.blobs)
         self._has_files = settings.file_sources[:1] == ("layout",) and not settings.read_auth
@@ -72,9 +77,12 @@ class AtOnce:
         if door == "files":
             if not self._has_files:  # another place is asked first, or the caller has to be looked at
                 return None
+            started = time.monotonic()
             found = self._blobs.answer(target)
             if found is not None:
                 self._counters.hits["files"] += 1
+                self._meter.asked(is_storing=False)
+                self._meter.sent(self._cache, len(found.body), time.monotonic() - started)
                 self._store.uses.note_blob(digest_in(target))
             return found
         if door == "registry":

@@ -62,6 +62,19 @@ class Opened:
     root: Path
 
 
+@dataclass(slots=True)
+class Lookup:
+    """How a file was looked for. `is_known`: a location was remembered, and it is there."""
+
+    is_known: bool = False
+    location_seconds: float = 0.0
+    """What asking for the location took."""
+    tried: int = 0
+    """Storages that were looked at."""
+    seconds: float = 0.0
+    """What that took, with the proof of a copy that is not remembered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Restoration:
     """What became of a file on one tuple.
@@ -140,21 +153,28 @@ class Replicas:
             return await trio.to_thread.run_sync(storage.problem, abandon_on_cancel=True)
         return f"{storage.root} does not answer"
 
-    async def open(self, digest: Digest) -> Opened | None:
-        """Open a proven copy of a file; None if no storage has one.
+    async def open(self, digest: Digest, lookup: Lookup | None = None) -> Opened | None:
+        """Open a proven copy of a file; None if no storage has one. `lookup` is told how it was looked for.
 
         Raises:
             StorageBrokenError: There are copies, but none can be read.
         """
         faults: list[str] = []
+        lookup = lookup or Lookup()
+        started = trio.current_time()
         hint = await self._locations.get(digest)
-        for storages in self._order(hint):
+        asked = trio.current_time()
+        lookup.location_seconds = asked - started
+        for number, storages in enumerate(self._order(hint)):
             copies = await self._look(storages, digest)
             faults += copies.unreadable
+            lookup.tried += copies.tried if number < len(self.tuples) else 0
+            lookup.seconds = trio.current_time() - asked
             if copies.path is not None:
+                lookup.is_known = hint is not None and storages.has(hint)
                 if copies.lacking:
                     self._ask_for_repair(storages, digest)
-                if hint is None or not storages.has(hint):
+                if not lookup.is_known:
                     await self._remember_location(digest, copies)
                 found = os.fstat(copies.descriptor)
                 root = copies.path.parents[3]

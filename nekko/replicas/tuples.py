@@ -33,6 +33,8 @@ class Copies:
     lacking: tuple[Storage, ...]
     unreadable: tuple[str, ...]
     path: Path | None = None
+    tried: int = 0
+    """Storages that were looked at before the proven copy was found, with the one that has it; else all."""
     was_wrong: bool = False
     """A copy was just set aside, so the tuple should have the file, even if it now has none."""
 
@@ -72,11 +74,12 @@ class StorageTuple:
 
         A storage that only has a file of the right size is not said to lack it, unless all are to be proven.
         """
-        descriptor, found, was_wrong = -1, None, False
+        descriptor, found, tried, was_wrong = -1, None, 0, False
         lacking: list[Storage] = []
         unreadable: list[str] = []
         for storage in random.sample(self.storages, len(self.storages)):
             path = storage.path(digest)
+            tried += descriptor < 0
             try:
                 if descriptor < 0 or prove_all or path.stat().st_size != os.fstat(descriptor).st_size:
                     opened = proofs.open(path, digest)
@@ -93,7 +96,7 @@ class StorageTuple:
                     lacking.append(storage)
                 else:
                     unreadable.append(fault)
-        return Copies(descriptor, tuple(lacking), tuple(unreadable), found, was_wrong)
+        return Copies(descriptor, tuple(lacking), tuple(unreadable), found, tried, was_wrong)
 
     def digests(self, *, after: str = "") -> Iterator[Digest]:
         """Give every file that any storage has, in order, from behind a hash on. A storage that is gone has none.

@@ -31,7 +31,7 @@ from nekko.api.files.refusals import refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import NekkoError, UpstreamError
 from nekko.oci.digest import Digest
-from nekko.replicas.replicas import Replicas
+from nekko.replicas.replicas import Lookup, Replicas
 from nekko.store.incoming import Keeper
 from nekko.transfer.behind import WriteBehind
 from nekko.transfer.tier import Tier
@@ -93,13 +93,19 @@ class FileDoor:
                 await self.blobs(scope, receive, send)
                 if (blob := self.blobs.blobs.stat(digest)) is not None:
                     self.meter.sent(self.settings.cache_dir, blob.size, time.monotonic() - started)
+                else:
+                    self.meter.absent()
                 return
-            if source == "pairs" and self.replicas and (opened := await self.replicas.open(digest)) is not None:
-                self.blobs.counters.hits["files"] += 1
-                head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
-                await send_opened(opened.blob, opened.descriptor, head, scope, send)
-                self.meter.sent(opened.root, opened.blob.size, time.monotonic() - started)
-                return
+            if source == "pairs" and self.replicas:
+                lookup = Lookup()
+                opened = await self.replicas.open(digest, lookup)
+                self.meter.looked_up(lookup)
+                if opened is not None:
+                    self.blobs.counters.hits["files"] += 1
+                    head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
+                    await send_opened(opened.blob, opened.descriptor, head, scope, send)
+                    self.meter.sent(opened.root, opened.blob.size, time.monotonic() - started)
+                    return
             if source == "s3" and self.tier:
                 try:
                     if (size := await self._fetch_from(self.tier, digest, scope, receive, send)) is not None:

@@ -4,6 +4,7 @@ import re
 
 from nekko import errors
 from nekko.errors import NekkoError
+from nekko.replicas.replicas import Lookup
 from nekko.statsd import Statsd
 
 _NO_WORD = re.compile(r"[^A-Za-z0-9]")
@@ -29,6 +30,19 @@ class Meter:
     def sent_from_objects(self, size: int, seconds: float) -> None:
         """Count a file that was sent from the object store."""
         self._sent("ok_hcp", size, seconds)
+
+    def looked_up(self, lookup: Lookup) -> None:
+        """Count how a file was looked for on storagePairs."""
+        self._statsd.time("cache.time", lookup.location_seconds)
+        self._statsd.count("cache.hit" if lookup.is_known else "cache.miss")
+        if not lookup.is_known:
+            self._statsd.time("lookup.time", lookup.seconds)
+            self._statsd.count(f"lookup.attempt.{lookup.tried}.count")
+
+    def malformed(self) -> None:
+        """Count a request for a file whose name is no hash."""
+        self.asked(is_storing=False)
+        self._statsd.count("error.get.malformed_sha.count")
 
     def not_in_objects(self) -> None:
         """Count a file that the object store does not have."""
