@@ -3,8 +3,10 @@
 PYTHON = .venv/bin/python
 SOURCES = nekko tests bench
 FUZZ_SECONDS = 60
+STOR_FILES = 2000
+STOR_KILLS = 25
 
-.PHONY: help run test test-peers test-browser fault fault-fast image-steps fuzz lint check zipapp image test-image smoke \
+.PHONY: help run test test-peers test-browser fault fault-fast stor image-steps fuzz lint check zipapp image test-image smoke \
 	bench test-nspawn vm-test readme man install uninstall clean
 
 help: ## Show this list
@@ -39,13 +41,18 @@ fault-fast: ## The same with fewer kills
 	@packaging/setup test
 	$(PYTHON) -m pytest -m fault -o addopts= tests/fault
 
+stor: ## Prove the file store on tuples: damage, and kills during uploads (STOR_FILES=100000 STOR_KILLS=200 for all)
+	@packaging/setup test
+	$(PYTHON) -m pytest -m "stor or fault" -o addopts= tests/stor tests/fault/test_fault_uploads.py \
+		--files $(STOR_FILES) --kills $(STOR_KILLS)
+
 lint: ## Format check, lint, types
 	@packaging/setup test
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test test-peers test-browser fault-fast smoke test-image ## What a commit must pass
+check: lint test test-peers test-browser fault-fast stor smoke test-image ## What a commit must pass
 
 image-steps: ## Kill the image API at every step, and make and remove its objects 1,000 times (root; many minutes)
 	@packaging/setup test

@@ -77,9 +77,12 @@ async def test_random_moments_of_uploads(trial: Trial, tmp_path: Path, request: 
                 async with trio.open_nursery() as nursery:
                     for number in range(UPLOADERS):
                         nursery.start_soon(uploads.work, random.Random(f"{seed}/{count}/{number}"))
+                    before = len(uploads.acknowledged)
+                    while len(uploads.acknowledged) == before:
+                        await trio.sleep(0.001)
                     await trio.sleep(rng.uniform(0.01, 0.3))
                     await trio.to_thread.run_sync(node.stop, signal.SIGKILL)
                 await trio.to_thread.run_sync(node.start)
         await uploads.check(trial)
     trial.seen = f"{len(uploads.acknowledged)} uploads acknowledged, {len(uploads.attempted)} begun"
-    assert len(uploads.acknowledged) > kills
+    assert len(uploads.acknowledged) >= kills
