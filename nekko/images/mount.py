@@ -13,6 +13,7 @@ from nekko.images.work import Work
 _REFUSED = ("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "encryption", "helper", "uhelper")
 """Options that would have mount(8) do something else than mounting this device."""
 
+MIN_DISK_BYTES = 8 << 20
 NFS_VERSION = "4.2"
 _NFS_OPTIONS = """
 ac acdirmax acdirmin acl acregmax acregmin actimeo clientaddr cto fg fsc hard intr local_lock lock lookupcache
@@ -96,13 +97,7 @@ async def mount_overlay(work: Work) -> None:
         raise ImageInvalidError("overlay: lower names one mount twice")
     if strange := [each for each in lowers if each.told.get("is_tree_of_binds")]:
         raise ImageInvalidError(f"overlay: {strange[0]} is made of one mount for each file, which no overlay can see")
-    is_ram = own.get("upper", "ram") == "ram"
-    if not is_ram and "size" in own:
-        raise ImageInvalidError("overlay: size limits an upper in ram; one on disk has the space of that disk")
-    above = work.places.uppers(is_ram=is_ram) / str(work.made.id)
-    await work.tree(above)
-    if is_ram:
-        await work.mount(above, "-t", "tmpfs", "-o", tmpfs_options(own.get("size")), "tmpfs")
+    above = await _place_above(work)
     upper, inner = above / "upper", above / "work"
     upper.mkdir(mode=0o755)
     inner.mkdir(mode=0o700)
@@ -112,6 +107,32 @@ async def mount_overlay(work: Work) -> None:
     # Below one directory, so that the kernel's limit on the length of the options allows for many lower mounts.
     options = f"lowerdir={lower},upperdir={upper},workdir={inner}"
     await work.mount(place, "-t", "overlay", "-o", options, "overlay", cwd=work.places.mounts)
+
+
+async def _place_above(work: Work) -> Path:
+    """Make the directory that has what is written above an overlay, with no more room than was asked for."""
+    is_ram, size = work.own.get("upper", "ram") == "ram", work.own.get("size")
+    above = work.places.uppers(is_ram=is_ram) / str(work.made.id)
+    await work.tree(above)
+    if is_ram:
+        await work.mount(above, "-t", "tmpfs", "-o", tmpfs_options(size), "tmpfs")
+    if is_ram or size is None:
+        return above
+    if size < MIN_DISK_BYTES:
+        raise ImageInvalidError(f"overlay: an upper on disk has a size of {MIN_DISK_BYTES} bytes at least")
+    image, limited = above / "image", above / "limited"
+    with image.open("xb") as file:
+        file.truncate(size)  # what is not written takes no room
+    # No journal: the file system goes with the mount, and is never mounted a second time.
+    await host.run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", str(image))
+    opened = os.open(image, os.O_PATH | os.O_CLOEXEC)
+    try:
+        device = await work.loop(opened, is_read_only=False, has_partitions=False)
+    finally:
+        os.close(opened)
+    limited.mkdir()
+    await work.mount(limited, "-t", "ext4", device)
+    return limited
 
 
 def tmpfs_options(size: int | None) -> str:

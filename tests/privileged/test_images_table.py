@@ -118,11 +118,25 @@ async def test_overlay_keeps_what_is_written_apart(image_host: ImageHost, upper:
         await images.remove("mount", made.id)
 
 
-async def test_overlay_in_ram_has_no_more_room_than_it_was_given(image_host: ImageHost) -> None:
+@pytest.mark.parametrize("upper", ["ram", "disk"])
+async def test_overlay_has_no_more_room_than_it_was_given(image_host: ImageHost, upper: str) -> None:
     async with image_host.open() as images:
-        made = await images.create("mount", overlay(bind(image_host.tree()), size=1 << 20))
+        made = await images.create("mount", overlay(bind(image_host.tree()), size=8 << 20, upper=upper))
+        Path(made.product, "fits").write_bytes(bytes(4 << 20))
         with pytest.raises(OSError, match="No space left"):
-            Path(made.product, "large").write_bytes(bytes(2 << 20))
+            Path(made.product, "large").write_bytes(bytes(8 << 20))
+    async with image_host.open() as images:
+        assert Path(images.get("mount", made.id).product, "fits").stat().st_size == 4 << 20
+        await images.remove("mount", made.id)
+    assert image_host.leftovers() == []
+
+
+async def test_room_on_disk_that_is_not_written_is_not_taken(image_host: ImageHost) -> None:
+    async with image_host.open() as images:
+        made = await images.create("mount", overlay(bind(image_host.tree()), size=1 << 40, upper="disk"))
+        [image] = image_host.places.uppers(is_ram=False).glob("*/image")
+        assert image.stat().st_size == 1 << 40
+        assert image.stat().st_blocks * 512 < 1 << 30
         await images.remove("mount", made.id)
 
 
@@ -259,7 +273,7 @@ async def test_failure_half_way_leaves_nothing(image_host: ImageHost) -> None:
         (overlay(bind(tree), {"id": 99}), ObjectUnknownError),
         (overlay(), ImageInvalidError),
         (overlay(bind(tree), {"kind": ""}), DriverUnknownError),
-        (overlay(bind(tree), upper="disk", size=1), ImageInvalidError),
+        (overlay(bind(tree), upper="disk", size=(8 << 20) - 1), ImageInvalidError),
         (bind_of(bind(tree), "/not/there"), ImageInvalidError),
         (bind(tree, base="mount"), ImageInvalidError),
         (bind(tree, mount=bind(tree)), ImageInvalidError),
