@@ -109,8 +109,8 @@ async def _undo_mount(step: Step, lazy: bool) -> None:
 
 async def _undo_loop(step: Step, _: bool) -> None:
     # The kernel would take the order to detach, and wait for the device's users without saying so.
-    _check_unmounted(step.subject)
-    if holds(step):
+    if holds(step):  # else another process may have the device
+        _check_unmounted(step.subject)
         await _release("losetup", "--detach", step.subject)
 
 
@@ -122,8 +122,8 @@ async def _undo_session(step: Step, _: bool) -> None:
 
 
 async def _undo_nbd(step: Step, _: bool) -> None:
-    _check_unmounted(step.subject)
     if holds(step):
+        _check_unmounted(step.subject)
         await _release("nbd-client", "-d", step.subject)
 
 
