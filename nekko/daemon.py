@@ -23,6 +23,7 @@ from nekko.config.settings import Settings
 from nekko.config.sources import Effective
 from nekko.errors import ConfigInvalidError, NekkoError
 from nekko.images.content import Supply
+from nekko.images.permitted import Permitted
 from nekko.images.table import Images, open_images
 from nekko.images.work import Places
 from nekko.log import start_log
@@ -151,6 +152,7 @@ def _images_over(supply: Supply, settings: Settings) -> AbstractAsyncContextMana
         Places(settings.images_dir, settings.images_run_dir), supply,
         max_unpacked_bytes=settings.images_max_unpacked_bytes, kept_layers_bytes=settings.images_kept_layers_bytes,
         runtime=settings.images_runtime,
+        permitted=Permitted(settings.images_allowed_paths, settings.images_allowed_hosts),
     )  # fmt: skip
 
 

@@ -244,6 +244,13 @@ def network(value: str) -> str:
     return value
 
 
+def host_or_network(value: str) -> str:
+    """Give a name of a host, `*.suffix`, an address or a network, checked."""
+    if re.fullmatch(r"[0-9.]+(/.*)?|.*:.*", value):
+        return network(value)
+    return host_pattern(value)
+
+
 def listen(value: str) -> str:
     """Give the text of an address with its doors, checked."""
     parse_listen(value)

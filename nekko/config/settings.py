@@ -273,6 +273,14 @@ class Settings:
         read=grammar.size,
     )  # fmt: skip
 
+    images_allowed_paths: tuple[Path, ...] = setting(
+        (), "if not empty, only what lies in these directories of the host is attached or bound", read=grammar.path
+    )
+    images_allowed_hosts: tuple[str, ...] = setting(
+        (), "if not empty, only these hosts for nfs, iscsi, nbd and rbd: names, *.suffix, addresses, networks",
+        read=grammar.host_or_network,
+    )  # fmt: skip
+
     # --- files by their hash
     basic_auth: tuple[str, ...] = setting(
         (), "accounts that may upload, user:password or user:hash (`nekko config hash`); with any, an upload needs one "

@@ -16,6 +16,7 @@ from nekko.images.work import Work
 async def attach_local(work: Work) -> None:
     """Yield a block device that the host has already."""
     path = work.own["path"]
+    work.permitted.check_path(path)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -50,7 +51,7 @@ async def _attach_file(
     work: Work, brought: Brought | None, path: str, *, is_read_only: bool, has_partitions: bool = False
 ) -> str:
     if brought is None:
-        file = open_below(base_of(work), path, is_directory=False)
+        file = open_in_base(work, path, is_directory=False)
     else:
         file = await work.supply.open(_named(brought, path).digest)
     try:
@@ -95,12 +96,24 @@ def _read_begin(device: str) -> None:
         file.read(1)
 
 
-def base_of(work: Work) -> str:
-    """Give the directory that the path of a loopback or bind is relative to.
+def open_in_base(work: Work, path: str, *, is_directory: bool) -> int:
+    """Open what a loopback or bind names below its base, for its place only; the caller closes it.
 
     Raises:
-        ImageInvalidError: Base and mount do not go together.
+        ImageInvalidError: Base and mount do not go together, or it is not there, or not what is wanted.
+        AccessDeniedError: It may not be used.
     """
+    file = open_below(_base_of(work), path, is_directory=is_directory)
+    try:
+        if work.own["base"] == "root":
+            work.permitted.check_path(os.readlink(f"/proc/self/fd/{file}"))
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _base_of(work: Work) -> str:
     own, kind = work.own, work.made.kind
     if (own["base"] == "mount") != ("mount" in own):
         fault = "needs a mount" if own["base"] == "mount" else "has no use for a mount"

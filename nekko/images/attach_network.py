@@ -25,6 +25,7 @@ async def attach_iscsi(work: Work) -> None:
             raise ImageInvalidError(f"iscsi: {name} and {secret} go together")
     if "username_in" in own and "username" not in own:
         raise ImageInvalidError("iscsi: a target names itself (username_in) only to whom it knows (username)")
+    work.permitted.check_host(own["host"])
     host.program("iscsiadm")
     await host.load("iscsi_tcp", Path("/sys/class/iscsi_transport/tcp"), "iSCSI")
     address, port = await _answering("iscsi", own["host"], own.get("port") or ISCSI_PORT)
@@ -58,6 +59,10 @@ async def attach_nbd(work: Work) -> None:
         raise ImageInvalidError("nbd: it needs either the host of a server, or the path of its Unix socket")
     if "path" in own and ("port" in own or not own["path"].startswith("/")):
         raise ImageInvalidError("nbd: path begins with a slash, and goes without a port")
+    if "path" in own:
+        work.permitted.check_path(own["path"])
+    else:
+        work.permitted.check_host(own["host"])
     host.program("nbd-client")
     await host.load("nbd", Path("/sys/block/nbd0"), "NBD")
     if "path" in own:
@@ -90,6 +95,8 @@ async def attach_rbd(work: Work) -> None:
     own, options = work.own, work.own.get("options", {})
     if not own["monitors"] or not options.get("name") or "secret" not in work.secrets:
         raise ImageInvalidError("rbd: it needs a monitor, and options with name and secret")
+    for monitor in own["monitors"]:
+        work.permitted.check_host(rbd.host_of(monitor))
     image = rbd.Image(own["pool"], options.get("namespace", ""), own["image"], own.get("snapshot", ""))
     told = rbd.line(image, own["monitors"], {**options, "secret": work.secrets["secret"]})
     await host.load("rbd", rbd.BUS, "RBD")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from nekko.errors import CommandError, HostError, ImageInvalidError
 from nekko.images import host
-from nekko.images.attach import base_of
-from nekko.images.confine import open_below
+from nekko.images.attach import open_in_base
 from nekko.images.work import Work
 
 _REFUSED = ("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "encryption", "helper", "uhelper")
@@ -53,7 +52,7 @@ async def mount_attach(work: Work) -> None:
 async def mount_bind(work: Work) -> None:
     """Show a directory of the host, or of another mount, at another place."""
     own = work.own
-    source = open_below(base_of(work), own["path"], is_directory=True)
+    source = open_in_base(work, own["path"], is_directory=True)
     try:
         place = await work.mountpoint()
         await work.bind(source, place, is_recursive=own.get("recursive", False))
@@ -74,6 +73,7 @@ async def mount_nfs(work: Work) -> None:
             )
     if not own["path"].startswith("/"):
         raise ImageInvalidError(f"nfs: path {own['path'][:200]!r} does not begin with a slash")
+    work.permitted.check_host(own["host"])
     host.program("mount.nfs")  # mount(8) would only guess what is missing
     said = ["ro" if own.get("ro", False) else "rw", f"vers={own.get('version', NFS_VERSION)}", *options]
     place = await work.mountpoint()

@@ -121,9 +121,16 @@ def line(image: Image, monitors: Sequence[str], options: Mapping[str, Any]) -> s
     for one, other in [("rw", "ro"), *((flag, f"no{flag}") for flag in FLAGS if f"no{flag}" in FLAGS)]:
         if options.get(one, False) and options.get(other, False):
             raise ImageInvalidError(f"rbd: options {one} and {other} contradict each other")
-    at = ",".join(f"[{each}]" if each.count(":") > 1 and "[" not in each else each for each in monitors)
+    at = ",".join(host.in_brackets(each) if host_of(each) == each else each for each in monitors)
     words = [at, ",".join(said), image.pool, image.name, *([image.snapshot] if image.snapshot else [])]
     return " ".join(words)
+
+
+def host_of(monitor: str) -> str:
+    """Give the address of a monitor without its port."""
+    if monitor.startswith("["):
+        return monitor[1:].partition("]")[0]
+    return monitor if monitor.count(":") > 1 else monitor.partition(":")[0]
 
 
 def _write(order: str, text: str) -> None:

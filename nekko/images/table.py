@@ -31,6 +31,7 @@ from nekko.images.layers import Layers
 from nekko.images.mount import mount_attach, mount_bind, mount_nfs, mount_overlay
 from nekko.images.mount_content import mount_content, mount_uri
 from nekko.images.objects import Object, Type, separate, slots, take_secrets
+from nekko.images.permitted import UNLIMITED, Permitted
 from nekko.images.run import RESTING, Containers, make_container
 from nekko.images.steps import Step
 from nekko.images.work import Places, Surroundings, Work
@@ -392,7 +393,13 @@ class Images:
 
 @asynccontextmanager
 async def open_images(
-    places: Places, supply: Supply, *, max_unpacked_bytes: int, kept_layers_bytes: int, runtime: str | None = None
+    places: Places,
+    supply: Supply,
+    *,
+    max_unpacked_bytes: int,
+    kept_layers_bytes: int,
+    runtime: str | None = None,
+    permitted: Permitted = UNLIMITED,
 ) -> AsyncIterator[Images]:
     """Open the image API's directories, take over what is there, and collect while the block runs.
 
@@ -401,6 +408,7 @@ async def open_images(
         max_unpacked_bytes: The most that one archive may unpack to.
         kept_layers_bytes: Of unpacked layers, before unused ones go.
         runtime: The program that runs containers; None for crun or runc, whichever is installed.
+        permitted: What of this host, and which other hosts, may be attached and mounted.
 
     Leaving the block leaves all objects as they are.
 
@@ -423,7 +431,9 @@ async def open_images(
                 places.layers, journal, supply, max_unpacked_bytes=max_unpacked_bytes, kept_bytes=kept_layers_bytes
             )
             async with trio.open_nursery() as nursery:
-                images = Images(nursery, Surroundings(places, journal, supply, layers, max_unpacked_bytes), runtime)
+                images = Images(
+                    nursery, Surroundings(places, journal, supply, layers, max_unpacked_bytes, permitted), runtime
+                )
                 await images.adopt()
                 nursery.start_soon(images.run)
                 yield images

@@ -15,6 +15,7 @@ from nekko.images.content import Brought, Supply
 from nekko.images.journal import Journal
 from nekko.images.layers import Layers
 from nekko.images.objects import Object
+from nekko.images.permitted import Permitted
 from nekko.images.steps import Step
 
 LOOP_TRIES = 16
@@ -83,6 +84,7 @@ class Surroundings:
     supply: Supply
     layers: Layers
     max_unpacked_bytes: int
+    permitted: Permitted
 
 
 class Work:
@@ -100,6 +102,7 @@ class Work:
         self.supply = surroundings.supply
         self.layers = surroundings.layers
         self.max_unpacked_bytes = surroundings.max_unpacked_bytes
+        self.permitted = surroundings.permitted
         self.secrets = secrets
         self._journal = surroundings.journal
         self._find = find

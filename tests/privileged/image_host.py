@@ -12,6 +12,7 @@ import pytest
 
 from nekko.config.settings import Settings
 from nekko.images import host
+from nekko.images.permitted import UNLIMITED, Permitted
 from nekko.images.table import Images, open_images
 from nekko.images.work import Places
 from nekko.supply import CacheSupply
@@ -41,11 +42,11 @@ class ImageHost:
             yield images
 
     @asynccontextmanager
-    async def open_over(self, node: Node, **limits: int) -> AsyncIterator[Images]:
+    async def open_over(self, node: Node, permitted: Permitted = UNLIMITED, **limits: int) -> AsyncIterator[Images]:
         """Open the image API over a node."""
         with CacheSupply(node.store, node.pulls, node.repairs, node.settings) as supply:
             given = {"max_unpacked_bytes": 64 << 20, "kept_layers_bytes": 64 << 20} | limits
-            async with open_images(self.places, supply, runtime="runc", **given) as images:
+            async with open_images(self.places, supply, runtime="runc", permitted=permitted, **given) as images:
                 yield images
 
     def tree(self, **files: str) -> Path:

@@ -78,6 +78,25 @@ def test_what_cannot_be_is_refused_with_its_code(served: Daemon, image_host: Ima
 
 
 @pytest.mark.parametrize(
+    ("type_", "definition"),
+    [
+        ("attach", iscsi(host="10.0.0.1")),
+        ("attach", nbd(host="10.0.0.1")),
+        ("attach", nbd(path="/run/nbd.sock")),
+        ("attach", rbd(monitors=["127.0.0.1", "10.0.0.1:6789"])),
+        ("mount", {"kind": "nfs", "nfs": {"host": "10.0.0.1", "path": "/export"}}),
+    ],
+    ids=["iscsi", "nbd", "nbd over a socket", "rbd", "nfs"],
+)
+def test_what_is_not_permitted_is_refused(image_host: ImageHost, type_: str, definition: dict[str, Any]) -> None:
+    limits = ["--images-allowed-hosts", "127.0.0.0/8", "--images-allowed-paths", str(image_host.files)]
+    with daemon(image_host.directory, *arguments(image_host), *limits) as running:
+        status, told = post(running, f"/{type_}", definition)
+        assert (status, "this node's imagesAllowed" in told["message"]) == (403, True), told
+        assert running.ask("GET", f"{BASE}/{type_}") == (200, [])
+
+
+@pytest.mark.parametrize(
     ("definition", "module", "shown", "what"),
     [
         (iscsi(), "iscsi_tcp", "/sys/class/iscsi_transport", "iSCSI"),

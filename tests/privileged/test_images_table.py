@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from nekko.errors import (
+    AccessDeniedError,
     ConfigInvalidError,
     DriverUnknownError,
     HostError,
@@ -18,6 +19,8 @@ from nekko.errors import (
     StoreBusyError,
 )
 from nekko.images import host
+from nekko.images.objects import Type
+from nekko.images.permitted import Permitted
 from tests.node import Node
 from tests.privileged.image_host import ImageHost, bind, bind_of, loopback, needs_root, on_attach, overlay
 
@@ -171,6 +174,27 @@ async def test_paths_stay_below_their_base(image_host: ImageHost) -> None:
         with pytest.raises(ImageInvalidError, match="No such file"):
             await images.create("mount", bind_of({"id": base.id}, "../../../usr"))
         await images.remove("mount", base.id)
+
+
+async def test_only_permitted_directories_are_used(image_host: ImageHost, node: Node) -> None:
+    image, tree = image_host.squashfs(hello="x"), image_host.tree()
+    (tree / "out").symlink_to("/usr")
+    (tree / "device").symlink_to("/dev/loop0")
+    async with image_host.open_over(node, permitted=Permitted((image_host.files,))) as images:
+        made = await images.create("mount", overlay(on_attach(loopback(image), "squashfs"), bind(tree)))
+        inner = await images.create("mount", bind_of({"id": made.id}))  # what is made from them may be used
+        elsewhere: list[tuple[Type, dict[str, Any]]] = [
+            ("mount", bind("/usr")),
+            ("mount", bind(tree / "out")),
+            ("mount", bind(image_host.directory)),
+            ("attach", loopback(Path("/etc/passwd"))),
+            ("attach", {"kind": "local", "local": {"path": str(tree / "device")}}),
+        ]
+        for type_, definition in elsewhere:
+            with pytest.raises(AccessDeniedError, match="imagesAllowedPaths"):
+                await images.create(type_, definition)
+        await images.remove("mount", inner.id)
+        await images.remove("mount", made.id)
 
 
 # --- references ------------------------------------------------------------------------------------------------------

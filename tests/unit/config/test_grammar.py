@@ -13,7 +13,7 @@ READERS = [
     grammar.text, grammar.number, grammar.count, grammar.log_level, grammar.seconds, grammar.size, grammar.switch,
     grammar.path, grammar.address, grammar.octal_mode, grammar.platforms, grammar.network, grammar.host,
     grammar.one_of("https", "http"), grammar.endpoint, grammar.listen,
-    grammar.host_pattern, grammar.proxy, grammar.bandwidth,
+    grammar.host_pattern, grammar.host_or_network, grammar.proxy, grammar.bandwidth,
 ]  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def test_size_text_reads_back_as_the_same_size(size: int) -> None:
         *((grammar.network, text) for text in ("10.0.0.1/8", "10.0.0.0/33", "example.com", "")),
         *((grammar.host, text) for text in ("", "https://h", "h/p", "GHCR.io", "h:p", "*.h", "a b", "h:123456")),
         *((grammar.host_pattern, text) for text in ("*", "*.", "a.*", "h/*")),
+        *((grammar.host_or_network, text) for text in ("*", "a:80", "10.0.0.1/8", "10.0.0.1:80", "h/8")),
         *((grammar.path, text) for text in ("", "a\0b", "~nobody-has-this-name/x")),
     ],
 )
@@ -81,6 +82,7 @@ def test_text_outside_the_grammar_is_refused(read: Callable[[str], object], text
         (grammar.switch, "off", False),
         (grammar.octal_mode, "0660", "0660"),
         (grammar.network, "::1", "::1"),
+        *((grammar.host_or_network, text, text) for text in ("*.a", "host1", "10.0.0.0/8", "10.0.0.1", "fd00::/8")),
         (grammar.host, "[::1]:5000", "[::1]:5000"),
         (grammar.host_pattern, "*.example.com:443", "*.example.com:443"),
         (grammar.platforms, "linux/amd64,host", "linux/amd64,host"),
