@@ -31,6 +31,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
 from nekko.store.content import Blob
+from nekko.tasks import open_tasks
 from nekko.transfer.follow import follow
 from nekko.transfer.passage import Passage
 from nekko.transfer.repair import Repairs
@@ -296,16 +297,10 @@ async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
 @asynccontextmanager
 async def unless_gone(receive: Receive) -> AsyncIterator[None]:
     """Cancel the block when the client has hung up. What it raises comes out as it is, not in a group."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with open_tasks() as tasks:
+        tasks.start_soon(cancel_when_gone, receive, tasks.cancel_scope)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) -> ByteRange | None:

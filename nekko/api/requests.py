@@ -8,10 +8,11 @@ import trio
 from quart import request
 
 from nekko.config.settings import Settings
-from nekko.errors import BodyTooLargeError, InvalidError, RequestInvalidError
+from nekko.errors import BodyTooLargeError, ConflictError, ContentUnknownError, InvalidError, RequestInvalidError
 from nekko.sources.base import Locator
 from nekko.sources.base64url import decode_url
 from nekko.sources.locator import parse_locator
+from nekko.store.content import Content
 from nekko.store.store import Store
 
 MAX_PAGE = 1000
@@ -48,6 +49,22 @@ def name_of(store: Store, url: str) -> str:
     if locator is None:
         locator = parse_locator(url)
     return locator.name
+
+
+def held_content(store: Store, url: str, what: str) -> Content:
+    """Give the complete content of a URL, which is to be `what`: verified, viewed.
+
+    Raises:
+        ContentUnknownError: Nothing of it is here.
+        ConflictError: It is not complete.
+        LocatorInvalidError: As `name_of`.
+    """
+    name = name_of(store, url)
+    if (content := store.catalog.held(name)) is not None:
+        return content
+    if store.catalog.arriving(name) is None:
+        raise ContentUnknownError(name)
+    raise ConflictError(f"{name} is not complete: it can be {what} when its pull is")
 
 
 def page_limit() -> int:

@@ -12,11 +12,10 @@ from quart import Blueprint, Response, request
 
 from nekko.api.access import Access
 from nekko.api.events import INTERVAL_SECONDS, KEEP_ALIVE_SECONDS, MEDIA_TYPE, event_of
-from nekko.api.requests import check_fields, name_of, read_json
+from nekko.api.requests import check_fields, held_content, read_json
 from nekko.api.responses import problem_of
 from nekko.config.settings import Settings
-from nekko.errors import ConflictError, ContentUnknownError, RequestInvalidError
-from nekko.store.content import Content
+from nekko.errors import RequestInvalidError
 from nekko.store.store import Store
 from nekko.transfer.verification import Verification, Verifications, Verified
 from nekko.transfer.verify import Fault
@@ -37,7 +36,7 @@ def build(store: Store, verifications: Verifications, settings: Settings, access
         if not isinstance(urls, list) or len(urls) > MAX_URLS or not all(isinstance(url, str) for url in urls):
             raise RequestInvalidError(f"field 'urls' is not a list of at most {MAX_URLS} strings")
         check_fields(body, _FIELDS)
-        contents = [_held(store, url) for url in urls] if urls else None
+        contents = [held_content(store, url, "verified") for url in urls] if urls else None
         verification = verifications.start(contents, is_repairing=body.get("repair", True))
         return Response(
             _told(store, verification), content_type=f"{MEDIA_TYPE}; charset=utf-8",
@@ -45,16 +44,6 @@ def build(store: Store, verifications: Verifications, settings: Settings, access
         )  # fmt: skip
 
     return door
-
-
-def _held(store: Store, url: str) -> Content:
-    name = name_of(store, url)
-    content = store.catalog.held(name)
-    if content is not None:
-        return content
-    if store.catalog.arriving(name) is None:
-        raise ContentUnknownError(name)
-    raise ConflictError(f"{name} is not complete: it can be verified when its pull is")
 
 
 async def _told(store: Store, verification: Verification) -> AsyncIterator[bytes]:

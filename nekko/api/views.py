@@ -11,10 +11,10 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from nekko.api.access import Access
-from nekko.api.requests import check_fields, name_of, read_json
+from nekko.api.requests import check_fields, held_content, read_json
 from nekko.api.responses import json_response, time_text
 from nekko.config.settings import Settings
-from nekko.errors import ConflictError, ContentUnknownError, RequestInvalidError
+from nekko.errors import ConflictError, RequestInvalidError
 from nekko.oci.manifest import Manifest
 from nekko.sources.locator import parse_locator
 from nekko.store.content import Content, NewView, View
@@ -45,7 +45,7 @@ def build(store: Store, settings: Settings, access: Access) -> Blueprint:
             raise RequestInvalidError(f"field 'as': {kind[:40]!r} is none of {', '.join(KINDS)}")
         with ExitStack() as stack:
             lease = stack.enter_context(store.leases.hold(directory))
-            contents = [_held(store, url) for url in dict.fromkeys(urls)]
+            contents = [held_content(store, url, "viewed") for url in dict.fromkeys(urls)]
             digests = frozenset(digest for content in contents for digest in digests_of(content))
             for digest in digests:
                 lease.add(digest)
@@ -86,16 +86,6 @@ def _directory(text: str) -> str:
     if not is_plain:
         raise RequestInvalidError(f"field 'directory': {text[:200]!r} is not an absolute path without `.` and `..`")
     return text
-
-
-def _held(store: Store, url: str) -> Content:
-    name = name_of(store, url)
-    content = store.catalog.held(name)
-    if content is not None:
-        return content
-    if store.catalog.arriving(name) is None:
-        raise ContentUnknownError(name)
-    raise ConflictError(f"{name} is not complete: it can be viewed when its pull is")
 
 
 async def _shown(store: Store, settings: Settings, content: Content) -> Shown:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nekko.store.ingest import Ingest
+from nekko.tasks import open_tasks
 
 CHECKPOINT_BYTES = 64 << 20
 """Forced to disk at least this often: what a power cut may cost, and what the last fsync has left to do."""
@@ -95,19 +96,13 @@ class Arrival:
     async def saving(self) -> AsyncIterator[None]:
         """Force to disk and record, beside the block, what arrives in it.
 
-        An exception of the block comes out as it is, not in a group.
+        An exception of the block, or of this, comes out as it is, not in a group.
         """
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_repeat, self._checkpoint_due, self.ingest.checkpoint)
-            nursery.start_soon(_repeat, self._record_due, self.ingest.record)
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        async with open_tasks() as tasks:
+            tasks.start_soon(_repeat, self._checkpoint_due, self.ingest.checkpoint)
+            tasks.start_soon(_repeat, self._record_due, self.ingest.record)
+            yield
+            tasks.cancel_scope.cancel()
 
 
 async def _repeat(due: _Due, save: Callable[[], Awaitable[None]]) -> None:

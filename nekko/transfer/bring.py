@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import trio
-
 from nekko.config.settings import Settings
 from nekko.errors import ManifestInvalidError, UpstreamContentError, UpstreamNotFoundError
 from nekko.oci import manifest, mediatype
@@ -25,6 +23,7 @@ from nekko.oci.platform import PlatformSelection
 from nekko.store.content import Blob, Content, Required
 from nekko.store.leases import Lease
 from nekko.store.store import Store
+from nekko.tasks import open_tasks
 from nekko.transfer.running import Part, Pull
 from nekko.transfer.table import Fetched, Transfers
 from nekko.upstream.base import File, Files, Image, Proof, Remote, StoredFile, Validators
@@ -226,23 +225,15 @@ class Bringing:
 
     async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
         """Work on all items, a limited number at a time; the first failure ends the others and is raised alone."""
-        failure: Exception | None = None
         queue = iter(items)
 
-        async def worker(scope: trio.CancelScope) -> None:
-            nonlocal failure
-            try:
-                for item in queue:
-                    await work(item)
-            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-                failure = failure or error
-                scope.cancel()
+        async def worker() -> None:
+            for item in queue:
+                await work(item)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as tasks:
             for _ in range(min(len(items), 2 * self.settings.max_transfers)):
-                nursery.start_soon(worker, nursery.cancel_scope)
-        if failure is not None:
-            raise failure
+                tasks.start_soon(worker)
 
 
 def record_edges(store: Store, digest: Digest, parsed: manifest.Manifest) -> None:

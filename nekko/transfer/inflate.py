@@ -7,11 +7,11 @@ import subprocess
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 
 import trio
 
-from nekko.errors import ArchiveInvalidError, HostError, NekkoError
+from nekko.errors import ArchiveInvalidError, HostError
+from nekko.tasks import open_tasks
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 PIECE_BYTES = 1 << 20
@@ -120,22 +120,16 @@ async def _unzstd(chunks: Chunks) -> AsyncIterator[Chunks]:
             words = " ".join(told.decode("utf-8", "replace").split())
             raise ArchiveInvalidError(f"the zstd stream is damaged: {words[:200]}")
 
-    failure: Exception | None = None
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(feed, process.stdin))
-            nursery.start_soon(partial(listen, process.stderr))
-            try:
-                async with aclosing(content()) as pieces:
-                    yield pieces
-            except (NekkoError, OSError) as error:  # raised again below, where no nursery wraps it in a group
-                failure = error
-            nursery.cancel_scope.cancel()
+        async with open_tasks() as tasks:
+            tasks.start_soon(feed, process.stdin)
+            tasks.start_soon(listen, process.stderr)
+            async with aclosing(content()) as pieces:
+                yield pieces
+            tasks.cancel_scope.cancel()
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
             if process.stdout is not None:
                 await process.stdout.aclose()
-    if failure is not None:
-        raise failure

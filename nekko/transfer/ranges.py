@@ -18,9 +18,7 @@ the whole, or with another version or size, is left with the lead alone; the tra
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVarTuple
 
 import trio
 
@@ -28,13 +26,13 @@ from nekko.config.settings import Settings
 from nekko.errors import UpstreamContentError, UpstreamCutError, UpstreamError, UpstreamStatusError
 from nekko.store.extents import first_gap, joined
 from nekko.store.ingest import Ingest
+from nekko.tasks import Tasks, open_tasks
 from nekko.transfer.arrival import Arrival
 from nekko.transfer.backoff import RETRYABLE, backoff_of
 from nekko.transfer.slots import Slots
 from nekko.upstream.base import Body, Remote
 
 log = logging.getLogger(__name__)
-Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,32 +132,19 @@ class Crew:
         self._is_lead_streaming = True
         self._segments: set[_Segment] = set()
         self._extras: set[_Extra] = set()
-        self._failure: Exception | None = None
 
     async def drain(self) -> None:
         """Drain to the end of the blob, or to where one connection is to go on alone.
 
         Raises and is cancelled like `Body.drain`.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guard, nursery, self._absorb)
+        async with open_tasks() as tasks:
+            tasks.start_soon(self._absorb)
             if self._can_split():
-                nursery.start_soon(self._guard, nursery, self._decide, nursery)
-            await self._guard(nursery, self._lead)
-            nursery.cancel_scope.cancel()
-        if self._failure is not None:
-            raise self._failure
+                tasks.start_soon(self._decide, tasks)
+            await self._lead()
+            tasks.cancel_scope.cancel()
         await self._absorb_what_is_there()
-
-    async def _guard(
-        self, nursery: trio.Nursery, work: Callable[[*Arguments], Awaitable[None]], *arguments: *Arguments
-    ) -> None:
-        """Run a part of the work; its exception ends the others, and is raised by `drain`, not in a group."""
-        try:
-            await work(*arguments)
-        except Exception as error:  # noqa: BLE001 - raised again by `drain`
-            self._failure = self._failure or error
-            nursery.cancel_scope.cancel()
 
     def _can_split(self) -> bool:
         validators = self._body.validators
@@ -185,7 +170,7 @@ class Crew:
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
-    async def _decide(self, nursery: trio.Nursery) -> None:
+    async def _decide(self, tasks: Tasks) -> None:
         """Add connections while they pay; find out first where that is not known."""
         verdicts, host = self._ranges.verdicts, self._remote.host
         while self._size - self._ingest.present_bytes > self._tuning.min_left_bytes:
@@ -194,22 +179,22 @@ class Crew:
                 return
             if pays:
                 while len(self._extras) + 1 < self._ranges.settings.max_ranges_per_transfer:
-                    if self._add(nursery, lead_bytes=self._tuning.segment_bytes) is None:
+                    if self._add(tasks, lead_bytes=self._tuning.segment_bytes) is None:
                         break
             await trio.sleep(self._tuning.measure_seconds)
             if pays is None and host not in verdicts.on_trial:
                 verdicts.on_trial.add(host)
                 try:
-                    await self._try_two(nursery)
+                    await self._try_two(tasks)
                 finally:
                     verdicts.on_trial.remove(host)
 
-    async def _try_two(self, nursery: trio.Nursery) -> None:
+    async def _try_two(self, tasks: Tasks) -> None:
         """Measure what a second connection brings, and note the verdict if the measurement was sound."""
         alone = await self._rate()
         if not alone or self._size - self._ingest.present_bytes <= self._tuning.min_left_bytes:
             return
-        extra = self._add(nursery, lead_bytes=int(alone * self._tuning.lead_seconds))
+        extra = self._add(tasks, lead_bytes=int(alone * self._tuning.lead_seconds))
         if extra is None:
             return
         await extra.has_begun.wait()
@@ -230,7 +215,7 @@ class Crew:
         await trio.sleep(self._tuning.measure_seconds)
         return (self._ingest.present_bytes - before) / (time.monotonic() - started)
 
-    def _add(self, nursery: trio.Nursery, *, lead_bytes: int) -> _Extra | None:
+    def _add(self, tasks: Tasks, *, lead_bytes: int) -> _Extra | None:
         """Open a further connection, if a slot is free; the lead keeps at least `lead_bytes` if it still streams."""
         extra = _Extra()
         if not self._ranges.slots.take_nowait(self._remote.host, extra):
@@ -238,7 +223,7 @@ class Crew:
         room = max(self._tuning.segment_bytes, min(lead_bytes, self._tuning.ahead_bytes // 2))
         self._hand_over = min(self._hand_over, self._ingest.position + room)
         self._extras.add(extra)
-        nursery.start_soon(self._guard, nursery, self._work, extra)
+        tasks.start_soon(self._work, extra)
         return extra
 
     # --- fetching ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import httpx
 import trio
 
 from nekko.errors import UpstreamCutError, UpstreamTimeoutError
+from nekko.tasks import open_tasks
 from nekko.upstream.backend import Stream, Tls
 from nekko.upstream.bandwidth import READ_BYTES
 from nekko.upstream.base import Validators
@@ -82,30 +83,24 @@ class HttpBody:
 
     async def _relay(self, chunks: AsyncIterator[bytes], write: Write, progressed: Progressed) -> None:
         """Receive in one task and write in another: what arrives during a write is the next batch."""
-        batch = _Batch()
-        failure: Exception | None = None
+        batch, written = _Batch(), trio.Event()
 
-        async def write_batches(receiving: trio.CancelScope) -> None:
-            nonlocal failure
+        async def write_batches() -> None:
+            while data := await batch.take():
+                await self._in_thread(write, memoryview(data))
+                progressed(len(data))
+            written.set()
+
+        async with open_tasks() as tasks:
+            tasks.start_soon(write_batches)
             try:
-                while data := await batch.take():
-                    await self._in_thread(write, memoryview(data))
-                    progressed(len(data))
-            except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-                failure = error
-                receiving.cancel()
-
-        async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as receiving:
-                nursery.start_soon(write_batches, receiving)
-                try:
-                    async for chunk in chunks:
-                        await batch.put(chunk)
-                except Exception as error:  # noqa: BLE001 - raised again below, after what arrived is written
-                    failure = error
+                async for chunk in chunks:
+                    await batch.put(chunk)
+            except Exception:
+                batch.close()
+                await written.wait()  # what has arrived is kept
+                raise
             batch.close()
-        if failure is not None:
-            raise failure
 
     async def _take_over(self, stream: Stream, remaining: int, write: Write, progressed: Progressed) -> None:
         """Run the rest of the body through one worker thread.
@@ -115,7 +110,6 @@ class HttpBody:
         """
         sock = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
         pump = _Pump(sock, stream, remaining, write, progressed, self.where, self.stall_seconds)
-        failure: Exception | None = None
 
         async def break_off_at_end() -> None:
             try:
@@ -124,17 +118,12 @@ class HttpBody:
                 _shut_down(sock)
 
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(break_off_at_end)
-                try:
-                    await trio.to_thread.run_sync(pump.run, limiter=self.threads)
-                except Exception as error:  # noqa: BLE001 - raised again below, where no nursery wraps it in a group
-                    failure = error
-                nursery.cancel_scope.cancel()
+            async with open_tasks() as tasks:
+                tasks.start_soon(break_off_at_end)
+                await trio.to_thread.run_sync(pump.run, limiter=self.threads)
+                tasks.cancel_scope.cancel()
         finally:
             sock.close()
-        if failure is not None:
-            raise failure
 
 
 class _Batch:
