@@ -14,6 +14,8 @@ import trio
 from nekko.config.settings import Host
 from nekko.oci.digest import Digest
 from tests.api.hub_door import COMMIT, FILES, LARGE, WEIGHTS, Door, open_door, refusal
+from tests.api.test_content import encoded
+from tests.damage import flip
 from tests.fakes.far_end import Request, whole
 from tests.fakes.hub import FakeHub, Kind, Repo, fake_hub
 
@@ -156,6 +158,23 @@ async def test_wrong_bytes_under_a_right_etag_are_never_a_whole_answer(door: Doo
             await door.file(path)
     await door.settled()
     assert door.listed() == []
+
+
+async def test_other_names_of_a_file_go_with_it_but_not_while_it_is_needed(door: Door) -> None:
+    """The Hub knows a small file by its git id: what that means is kept, also while the file is damaged."""
+    await door.served.node.pull("hf:///acme/Tiny")
+    catalog, digest = door.served.node.store.catalog, Digest.of(FILES["README.md"])
+    name = f"hf://huggingface.co/acme/Tiny#{door.repo.etag('README.md')}"
+    assert catalog.aliased(name) == digest
+    flip(door.served.node.store.layout.blob(digest))
+    assert await door.served.node.store.blobs.prove(digest) is None
+    assert catalog.aliased(name) == digest
+    url = encoded(f"hf://huggingface.co/acme/Tiny@{COMMIT}")
+    await door.served.node.pull("hf:///acme/Tiny", refresh=True)
+    for listed in (url, encoded("hf:///acme/Tiny")):
+        assert (await door.served.client.delete(f"/content/{listed}")).status_code == 204
+    assert door.listed() == []
+    assert catalog.aliased(name) is None
 
 
 # --- listings
