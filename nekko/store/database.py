@@ -121,7 +121,8 @@ CREATE TRIGGER blob_recorded_owed AFTER UPDATE OF created ON blobs {_OWE_NEW}
     f"""
 CREATE INDEX aliases_by_digest ON aliases (digest);
 DELETE FROM aliases WHERE digest NOT IN (SELECT digest FROM blobs) AND {unnamed("aliases.digest")};
-CREATE TRIGGER blob_removed_aliases AFTER DELETE ON blobs WHEN {unnamed("old.digest")} BEGIN DELETE FROM aliases WHERE digest = old.digest; END
+CREATE TRIGGER blob_removed_aliases AFTER DELETE ON blobs WHEN {unnamed("old.digest")}
+ BEGIN DELETE FROM aliases WHERE digest = old.digest; END
 """,
 )
 """What made each version out of the one before; an older catalog gets what it lacks. A released one never changes."""
