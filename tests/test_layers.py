@@ -63,6 +63,7 @@ ROOMS: dict[str, set[str]] = {
         "trio",
         "yaml",
     },
+    "process": {"api.access", "config", "reload", "server", "errors", "trio", "hypercorn"},
     "server": {"api.peer", "config", "errors", "trio", "hypercorn", "h11"},
 }
 """The rooms, and what each may import besides itself and the standard library. `cli`, `daemon`: everything."""
