@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
 
 LATENCY_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600)
 """From a hit answered from memory to the pull of a large model."""
@@ -19,6 +19,12 @@ class Counters:
     misses: Counter[str] = field(default_factory=Counter)
     sent_bytes: Counter[str] = field(default_factory=Counter)
     """Bytes of bodies, of the doors that hand out content."""
+    held_manifests: Counter[str] = field(default_factory=Counter)
+    """Manifests that the registry door gave from the cache, by the registry that was meant."""
+    fetched_manifests: Counter[str] = field(default_factory=Counter)
+    """Those that it had to ask that registry for."""
+    blob_pulls: Counter[str] = field(default_factory=Counter)
+    """Requests for blobs, by door; only the registry door counts them."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     latency: Histogram = field(init=False)
 
@@ -78,6 +84,10 @@ class Snapshot:
     """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
     rate_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """What far ends grant, and what is left of that, by host."""
+    blob_bytes: int = 0
+    manifests: int = 0
+    """How many of the blobs are manifests."""
+    manifest_bytes: int = 0
 
 
 def exposition(counters: Counters, snapshot: Snapshot) -> bytes:
@@ -165,6 +175,7 @@ class _Collected:
             for door, count in counter.items():
                 family.add_metric([door], count)
             yield family
+        yield from _ociregistrys(self.counters, s)
 
 
 def _scrubbed(name: str, who: str, figures: ScrubFigures) -> Iterable[Metric]:
@@ -174,3 +185,36 @@ def _scrubbed(name: str, who: str, figures: ScrubFigures) -> Iterable[Metric]:
         yield GaugeMetricFamily(f"{name}_finished_timestamp_seconds", text, figures.finished)
     yield CounterMetricFamily(f"{name}_bytes", f"Bytes that {who} has proven", figures.bytes)
     yield CounterMetricFamily(f"{name}_faults", f"What {who} has found wrong", figures.faults)
+
+
+def _ociregistrys(counters: Counters, snapshot: Snapshot) -> Iterable[Metric]:
+    """Tell of the registry door by the names that ociregistry has for it, for dashboards that know these."""
+    answers = {
+        sample.labels["status"]: sample.value
+        for family in counters.latency.collect() for sample in family.samples
+        if sample.name.endswith("_count") and sample.labels["door"] == "registry"
+    }  # fmt: skip
+    held, fetched = counters.held_manifests, counters.fetched_manifests
+    cached = CounterMetricFamily("ociregistry_cached_pulls_by_ns", "Manifests given from the cache", labels=["ns"])
+    for name, count in held.items():
+        cached.add_metric([name], count)
+    yield cached
+    # Its name has no `_total`, as a counter's would here.
+    asked = UnknownMetricFamily("ociregistry_upstream_pulls_by_ns", "Manifests asked of upstreams", labels=["ns"])
+    for name, count in fetched.items():
+        asked.add_metric([name], count)
+    yield asked
+    for name, text, value in (
+        ("manifest_pulls", "Manifests given", held.total() + fetched.total()),
+        ("blob_pulls", "Requests for blobs", counters.blob_pulls["registry"]),
+        ("v2_api_endpoint_hits", "Requests below /v2", sum(answers.values())),
+        ("api_errors", "Those that were refused", sum(n for status, n in answers.items() if status >= "400")),
+    ):
+        yield CounterMetricFamily(f"ociregistry_{name}", text, value)
+    for name, text, value in (
+        ("blob_bytes_on_disk_total", "Bytes of blobs", snapshot.blob_bytes - snapshot.manifest_bytes),
+        ("manifest_bytes_on_disk_total", "Bytes of manifests", snapshot.manifest_bytes),
+        ("cached_manifest_count", "Manifests in the cache", snapshot.manifests),
+        ("cached_blob_count", "Blobs in the cache", snapshot.blobs - snapshot.manifests),
+    ):
+        yield GaugeMetricFamily(f"ociregistry_{name}", text, value)

@@ -95,7 +95,7 @@ def test_every_metric_is_listed_and_no_other() -> None:
     }
     text = (ROOT / "docs/operation.md").read_text("utf-8")
     table = text.partition("<!-- metrics -->")[2].partition("<!-- /metrics -->")[0]
-    assert set(re.findall(r"`(nekko_\w+)`", table)) == families
+    assert set(re.findall(r"`((?:nekko|ociregistry)_\w+)`", table)) == families
     assert set(re.findall(r"`(nekko_\w+)", text)) <= families
 
 

@@ -97,3 +97,17 @@ def owed_files(path: Path) -> int:
     """Count the files that an object store is owed; for a worker thread."""
     with snapshot(path) as db:
         return int(db.execute("SELECT count(*) FROM owed").fetchone()[0])
+
+
+def manifests(path: Path) -> tuple[int, int]:
+    """Count the manifests in the cache, and their bytes; for a worker thread.
+
+    Steps from one manifest to the next in the index of edges: its cost is that of the manifests, not of all blobs.
+    """
+    with snapshot(path) as db:
+        count, size = db.execute(
+            "WITH RECURSIVE parents (digest) AS (SELECT min(parent) FROM edges UNION ALL SELECT"
+            " (SELECT min(parent) FROM edges WHERE parent > digest) FROM parents WHERE digest IS NOT NULL)"
+            " SELECT count(*), coalesce(sum(size), 0) FROM parents JOIN blobs USING (digest)"
+        ).fetchone()
+    return int(count), int(size)

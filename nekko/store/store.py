@@ -22,7 +22,7 @@ from nekko.store.ingests import Ingests
 from nekko.store.layout import Layout
 from nekko.store.leases import Leases
 from nekko.store.removal import DIRECTORIES, Item, Plan, Survey
-from nekko.store.snapshot import pinned_bytes
+from nekko.store.snapshot import manifests, pinned_bytes
 from nekko.store.uses import Uses
 from nekko.store.views import Views
 
@@ -103,6 +103,10 @@ class Store:
     async def pinned_bytes(self) -> int:
         """Tell how many bytes the blobs of pinned contents have."""
         return await trio.to_thread.run_sync(pinned_bytes, self.layout.catalog)
+
+    async def manifests(self) -> tuple[int, int]:
+        """Count the manifests, and their bytes."""
+        return await trio.to_thread.run_sync(manifests, self.layout.catalog)
 
     async def remove(self, contents: Iterable[Content]) -> int:
         """Remove contents: their names at once, then the blobs that nothing else needs.

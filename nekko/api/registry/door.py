@@ -35,6 +35,8 @@ VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 PING = b"{}\n"
 IMAGE_SUFFIX = ".as-image"
 """Behind a tag: not the artifact that is called so, but an image that has its files."""
+MAX_REGISTRIES = 1000
+"""That are counted by their names, which are whatever clients ask for."""
 MAX_PAGE = 10_000
 """Tags in one answer, where the client does not ask for fewer."""
 
@@ -76,7 +78,7 @@ class RegistryDoor:
         found = self.mirror.manifest_at_once(reference)
         if found is None or (reference.digest is None and found.parsed.is_index and not accepts_index(accept)):
             return None
-        self.counters.hits["registry"] += 1
+        self._count(reference, was_held=True)
         return Answer(_head_at_once(found.parsed.media_type, found.digest, len(found.body), namespace), found.body)
 
     async def _answer(self, asked: "_Asked") -> None:
@@ -114,7 +116,7 @@ class RegistryDoor:
         else:
             wanted = reference if reference.digest is not None else await self._wanted(reference)
             found, was_held = await self.mirror.manifest(wanted)
-        (self.counters.hits if was_held else self.counters.misses)["registry"] += 1
+        self._count(reference, was_held=was_held)
         if reference.digest is None and found.parsed.is_index and not accepts_index(asked.headers.get("accept")):
             found = await self.mirror.child_for_host(reference, found) or found
         headers = _headers_of(found.parsed.media_type, found.digest)
@@ -123,12 +125,21 @@ class RegistryDoor:
         else:
             await asked.answer(200, found.body, headers)
 
+    def _count(self, reference: Reference, *, was_held: bool) -> None:
+        """Count a manifest that is given."""
+        counters, name = self.counters, reference.registry
+        (counters.hits if was_held else counters.misses)["registry"] += 1
+        by_registry = counters.held_manifests if was_held else counters.fetched_manifests
+        if name in by_registry or len(by_registry) < MAX_REGISTRIES:
+            by_registry[name] += 1
+
     async def _wanted(self, reference: Reference) -> Reference | HubLocator:
         """Say what a reference means: of the Hub, a repository whose artifact is made here."""
         return await self.mirror.hub_repository(reference) if reference.registry == HUB else reference
 
     async def _blob(self, asked: "_Asked", reference: Reference) -> None:
         digest = asked.route.digest
+        self.counters.blob_pulls["registry"] += 1
         if (layer := await self.mirror.file_layer(digest)) is not None:
             self.counters.hits["registry"] += 1
             await send_layer(self.blobs, layer, Head.of(digest), asked.scope, asked.send)
