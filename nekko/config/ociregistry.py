@@ -5,6 +5,7 @@ told of.
 Source: its documents, "Configuring the Server", and its program where that says more.
 """
 
+import os
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -29,6 +30,10 @@ _NO_MEANING = {
 }
 _OURS = ("mirrors", "proxy", "connectTimeoutSeconds", "stallTimeoutSeconds", "revalidateSeconds", "maxTransfers")
 """Of `hosts.<host>`, for an entry of `registries` as well."""
+_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem",
+)  # fmt: skip
 _LEVELS = {"debug": "1", "info": "0", "warn": "-1", "error": "-2"}
 _OUR_KEYS = {
     "imagePath": "cacheDir", "port": "address", "host": "address", "health": "listen", "metrics": "listen",
@@ -104,11 +109,27 @@ def _server_tls(value: Any, notices: list[str]) -> dict[str, Any]:
     if auth not in ("none", "verify"):
         raise ConfigInvalidError(f"clientAuth: {str(auth)[:100]!r} is neither none nor verify")
     if auth == "verify":
-        authorities = given.get("ca") or ssl.get_default_verify_paths().cafile
-        if authorities is None:
-            raise ConfigInvalidError("clientAuth verify: ca is missing, and this host has no authorities of its own")
+        if (authorities := given.get("ca")) is None:
+            authorities = _authorities_of_host()
+            notices.append(
+                "serverTlsConfig: clientAuth verify without ca: whoever has a certificate of any authority in"
+                f" {authorities} may pull, and prune, load and stop as well"
+            )
         found |= {"tlsClientCa": authorities, "tlsClientAuth": "require"}
+    elif "ca" in given:
+        notices.append("serverTlsConfig: ca: clients are not asked for certificates without clientAuth verify")
     return found
+
+
+def _authorities_of_host() -> str:
+    """Give the file with the authorities that this host trusts: OpenSSL's own, or where distributions have it.
+
+    Source: Go, crypto/x509, root_linux.go.
+    """
+    for path in filter(None, (ssl.get_default_verify_paths().cafile, *_AUTHORITIES)):
+        if os.path.isfile(path):
+            return path
+    raise ConfigInvalidError("clientAuth verify: ca is missing, and this host has no authorities of its own")
 
 
 def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
