@@ -93,7 +93,8 @@ class Application:
         except (OSError, sqlite3.Error):  # the longer way meets it too, and tells it
             return None
         if answer is not None:
-            self.requests.note_at_once(door, peer, method, target, time.monotonic() - started)
+            path = target.partition("?")[0]  # no query in the log
+            self.requests.note_at_once(door, peer, method, path, time.monotonic() - started)
             if method == "GET":
                 self.requests.note_sent(door, len(answer.body))
         return answer

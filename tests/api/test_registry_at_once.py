@@ -1,9 +1,11 @@
 """Manifests by the short way: the same answers as by the long one, and never those of what is gone or old."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pytest
 
 from nekko.oci import mediatype
 from nekko.oci.digest import Digest
@@ -45,6 +47,17 @@ async def test_both_ways_answer_the_same(tmp_path: Path, far: FarEnd) -> None:
         assert (await asked(door, "v1", **{"Sec-Fetch-Site": "cross-site"})).status_code == 403
         assert (await asked(door, "v1", **{"If-None-Match": f'"{Digest.of(INDEX)}"'})).status_code == 304
         assert len(far.requests) == before
+
+
+async def test_query_is_not_logged(tmp_path: Path, far: FarEnd, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_door(tmp_path, far) as door:
+        await door.manifest()
+        await door.whole()
+        caplog.set_level(logging.INFO, "nekko.api.request_log")
+        await asked(door, "v1", query=f"?ns={far.host}")
+    lines = [message for message in caplog.messages if "/manifests/v1" in message]
+    assert len(lines) == 2, "one by each way"
+    assert not any("?" in message for message in lines)
 
 
 async def test_tag_that_moved_or_went_is_not_answered_from_memory(tmp_path: Path, far: FarEnd) -> None:
