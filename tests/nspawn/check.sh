@@ -45,6 +45,20 @@ holds_end() {
     return 1
 }
 only_root_sees_images() { ! setpriv --reuid=65534 --regid=65534 --clear-groups ls /run/nekko-images >/dev/null 2>&1; }
+by_tcp() { # by_tcp STATUS ADDRESS: what it answers
+    [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "http://127.0.0.1:$2")" = "$1" ]
+}
+drop_in_adds_an_address() { # as `systemctl edit` does
+    mkdir -p /etc/systemd/system/nekko.socket.d
+    printf '[Socket]\nListenStream=127.0.0.1:8050\n' >/etc/systemd/system/nekko.socket.d/override.conf
+    systemctl daemon-reload && systemctl restart nekko.socket && by_tcp 200 8050/v2/ && by_tcp 200 8050/admin/status
+}
+socket_of_its_own_has_some_doors() {
+    printf '[Socket]\nListenStream=%s\nFileDescriptorName=%s\nService=nekko.service\n[Install]\nWantedBy=sockets.target\n' \
+        0.0.0.0:8051 registry,files >/etc/systemd/system/nekko-lan.socket
+    systemctl stop nekko.service && systemctl enable --quiet --now nekko-lan.socket &&
+        by_tcp 200 8051/v2/ && by_tcp 404 8051/admin/status && by_tcp 200 8050/admin/status
+}
 outsider_is_refused() { ! setpriv --reuid=65534 --regid=65534 --clear-groups curl -sS --unix-socket /run/nekko/nekko.sock http://n/ >/dev/null 2>&1; }
 
 cd /srv && (python3 -m http.server --bind 127.0.0.1 8199 >/dev/null 2>&1 &)
@@ -56,6 +70,8 @@ step "it pulls" ask -o /dev/null http://n/content/ -d "{\"url\":\"$URL\"}"
 step "another user opens the file" opened_by_another_user
 step "only its group may speak to the socket" outsider_is_refused
 step "the command line finds the socket" nekko show $URL
+step "a drop-in adds an address" drop_in_adds_an_address
+step "a socket unit of its own has some of the doors" socket_of_its_own_has_some_doors
 step "it restarts" systemctl restart nekko.service
 step "content is there after a restart" ask -o /dev/null http://n/content/$B64
 step "the watchdog replaces a daemon that hangs" watchdog_restarts

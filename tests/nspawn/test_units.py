@@ -47,7 +47,7 @@ def test_units_under_real_systemd(container: Path) -> None:
     result = container / "root/result"
     told = result.read_text() if result.exists() else f"nothing ran:\n{boot.stdout[-3000:]}\n{boot.stderr[-2000:]}"
     assert told.rstrip().endswith("done"), told
-    assert told.count("ok ") == 23, told
+    assert told.count("ok ") == 25, told
 
 
 def test_units_are_sound_and_closely_confined() -> None:
