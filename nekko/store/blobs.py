@@ -78,7 +78,7 @@ class Blobs:
 
     def _look(self, digest: Digest) -> os.stat_result | None:
         try:
-            return self.path(digest).stat()
+            return os.stat(self._layout.blob_name(digest))
         except FileNotFoundError:
             return None
         except OSError as error:
