@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from bench import cold, images, mirror, serving, size, small, verify
+from bench import cold, images, mirror, serving, size, small, stor, verify
 from bench.measure import Row
 from bench.site import Site
 
@@ -19,6 +19,10 @@ ROWS: Mapping[str, Callable[[Site], Row]] = {
     "small": small.requests,
     "manifests": small.manifests,
     "latency": small.latency,
+    "store-large": stor.store_large,
+    "store-small": stor.store_small,
+    "pair-large": stor.read_large,
+    "pair-small": stor.read_small,
     "verify": verify.verify,
     "memory": size.memory,
     "start": size.start,

@@ -22,6 +22,7 @@ from nekko.oci.mediatype import OCI_MANIFEST
 from tests.servers import OLAREG, Server, docker_registry, nginx, olareg
 
 SMALL = b"s" * 404
+SMALL_FILES, SMALL_FILE_BYTES = 10_000, 16 << 10
 HF = Path(__file__).parents[1] / "build/peers/hub-2/bin/hf"
 REPOSITORY, FILE = "bench/model", "model.safetensors"
 SHARDED, SHARDS = "bench/sharded", 4
@@ -53,6 +54,25 @@ class Site:
         _fill(web.root / "quarter", self.size // 4)
         (web.root / "small").write_bytes(SMALL)
         return web
+
+    @cached_property
+    def dav(self) -> Server:
+        """An nginx that takes files by PUT, without a limit."""
+        return self._stack.enter_context(
+            nginx(self.disk / "dav", location="dav_methods PUT; create_full_put_path on; client_max_body_size 0;")
+        )
+
+    @cached_property
+    def small_files(self) -> Mapping[str, Path]:
+        """SMALL_FILES files of SMALL_FILE_BYTES, by their SHA-256."""
+        place = self.disk / "small"
+        place.mkdir()
+        files = {}
+        for number in range(SMALL_FILES):
+            content = os.urandom(SMALL_FILE_BYTES)
+            files[Digest.of(content).encoded] = file = place / str(number)
+            file.write_bytes(content)
+        return files
 
     @cached_property
     def slow_web(self) -> Server:
