@@ -320,10 +320,12 @@ class Replicas:
                     self._writing(reservation.storages.storages, digest) as writing,
                     aclosing(in_batches(chunks)) as batches,
                 ):
+                    received = 0
                     async for batch in batches:
                         if not reservation.is_size_known:
                             await self._room.check(reservation)
-                        await writing.write(batch)
+                        received += len(batch)
+                        await writing.write(batch, is_last=received == size)
                         reservation.spend(len(batch))
                     return self._remember(await writing.publish())
             except OSError as error:
