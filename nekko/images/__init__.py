@@ -19,6 +19,7 @@ client leaves, those done are undone in reverse. After a restart the kernel itse
 whose steps all do is adopted, any other is undone and forgotten. Steps name what they change so that undoing one
 twice, or one that was never done, does no harm.
 
-The kernel is changed by `steps` alone. This room knows neither HTTP nor the cache: what a caller may say is checked
+The kernel is changed through `work` and `steps` alone, by the host's own programs; what is particular to one kind of
+device is in `iscsi`, `nbd` and `rbd`. This room knows neither HTTP nor the cache: what a caller may say is checked
 by the door, and content comes through what `daemon` hands in.
 """

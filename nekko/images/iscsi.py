@@ -23,7 +23,7 @@ _NOT_FOUND, _NO_DAEMON = 21, 20
 """iscsiadm's status where there is no such record, and where its daemon does not run. Source: iscsiadm(8)."""
 SECONDS_TO_APPEAR, POLL_SECONDS = 20.0, 0.05
 """Devices come some time after the login, each by itself."""
-LOGIN_SECONDS, LOGIN_TRIES = 15, 2
+LOGIN_SECONDS, LOGIN_TRIES = 10, 2
 """Of each try, of those where the target does not answer."""
 
 
@@ -89,12 +89,15 @@ class Session:
 
         Raises:
             HostError: Why there is none.
+
+        Cancellation: Has to wait for the login, which open-iscsi's daemon would go on with.
         """
         await self._record("iface", "--op", "new")
         await self._record("node", "--op", "new")
         self._amend_record(settings)
         try:
-            await self._record("node", "--login")
+            with trio.CancelScope(shield=True):
+                await self._record("node", "--login")
         except CommandError as error:
             if error.status == _NO_DAEMON:
                 raise HostError("iscsi: open-iscsi's daemon does not run: start the service iscsid") from error

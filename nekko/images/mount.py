@@ -69,7 +69,8 @@ async def mount_nfs(work: Work) -> None:
     for option in options:
         if option.partition("=")[0] not in _NFS_OPTIONS.split() or "," in option:
             raise ImageInvalidError(
-                f"nfs: option {option[:100]!r} cannot be used here: it is none of nfs(5)'s for that"
+                f"nfs: option {option[:100]!r} cannot be used here: those of nfs(5) can, without bg; version and ro "
+                "are fields of their own"
             )
     if not own["path"].startswith("/"):
         raise ImageInvalidError(f"nfs: path {own['path'][:200]!r} does not begin with a slash")
