@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from bench import cold, images, mirror, serving, size, small, stor, verify
+from bench import cold, images, mirror, serving, size, small, stor, system, verify
 from bench.measure import Row
 from bench.site import Site
 
@@ -27,4 +27,6 @@ ROWS: Mapping[str, Callable[[Site], Row]] = {
     "memory": size.memory,
     "start": size.start,
     "million": size.million,
+    "container": system.container,
+    "squashfs": system.squashfs,
 }

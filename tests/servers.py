@@ -1,14 +1,16 @@
 """Real far ends as processes on loopback: nginx and docker-registry, from Debian's packages."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,18 +142,26 @@ def olareg(directory: Path, *options: str) -> Iterator[Server]:
         yield Server(port, root, log)
 
 
-def push_image(server: Server, directory: Path, name: str, layers: list[bytes], *options: str) -> None:
-    """Make an image with these layers and push it by skopeo."""
+def push_image(
+    server: Server,
+    directory: Path,
+    name: str,
+    layers: list[bytes],
+    *options: str,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Make an image with these layers and push it by skopeo; `config` says how it is run."""
     from nekko.oci.digest import Digest
     from tests.fakes.registry import descriptor, image
 
     layout = directory / "push-layout"
     (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     # The smallest config that every tool takes for an image's.
-    diff_ids = ",".join(f'"{Digest.of(layer)}"' for layer in layers)
-    config = f'{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}'.encode()
-    manifest = image(layers, config)
-    for body in (*layers, config, manifest):
+    rootfs = {"type": "layers", "diff_ids": [str(Digest.of(layer)) for layer in layers]}
+    described = {"architecture": "amd64", "os": "linux", "rootfs": rootfs} | ({"config": config} if config else {})
+    body_of_config = json.dumps(described, separators=(",", ":")).encode()
+    manifest = image(layers, body_of_config)
+    for body in (*layers, body_of_config, manifest):
         (layout / "blobs/sha256" / Digest.of(body).encoded).write_bytes(body)
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     entry = str(descriptor(manifest, "application/vnd.oci.image.manifest.v1+json")).replace("'", '"')

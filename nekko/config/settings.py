@@ -262,7 +262,7 @@ class Settings:
         None, "Unix socket of the daemon that has the cache; this process opens none, and serves `images` alone"
     )
     images_runtime: str | None = setting(
-        None, "the OCI runtime of containers: crun or runc; without it, the first of them that is installed",
+        None, "the OCI runtime of containers: crun or runc; without it, the first installed one that fits the cgroups",
         read=grammar.one_of("crun", "runc"),
     )  # fmt: skip
     images_max_unpacked_bytes: int = setting(

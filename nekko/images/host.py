@@ -23,6 +23,8 @@ PACKAGES: Mapping[str, str] = {
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """A daemon's own PATH may lack the directories of root's programs."""
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_SECOND_CGROUPS = Path("/sys/fs/cgroup/unified/cgroup.controllers")
+"""Where systemd mounts version 2 beside version 1."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 SHOWN = 1000
 """Characters of a program's complaint that are passed on."""
@@ -134,6 +136,14 @@ def is_mapped(name: str) -> bool:
     """Tell whether the device mapper has a device of a name."""
     names = (each.read_text().rstrip("\n") for each in Path("/sys/block").glob("dm-*/dm/name"))
     return name in names
+
+
+def has_mixed_cgroups() -> bool:
+    """Tell whether control groups of version 2 have controllers beside those of version 1."""
+    try:
+        return bool(_SECOND_CGROUPS.read_text().strip())
+    except OSError:
+        return False
 
 
 def partitions(device: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 conmon outlives this daemon, and writes the exit code to a file; so a new daemon finds each container as it is.
 
-    <imagesDir>/containers/<id>/     config.json, log, conmon.pid, exit/<id>: the exit code
+    <imagesDir>/containers/<id>/     config.json, runtime: its name, log, conmon.pid, exit/<id>: the exit code
     <imagesRunDir>/runtime/          the runtime's own state
 """
 
@@ -90,6 +90,7 @@ class Containers:
         (place / "exit" / name).unlink(missing_ok=True)
         runtime = self._program()
         await self._forget_run(target)
+        (place / "runtime").write_text(Path(runtime).name)
         told, told_in = os.pipe()
         command = [
             host.program("conmon"), "--api-version", "1", "--cid", name, "--cuuid", name, "--name", name,
@@ -137,7 +138,7 @@ class Containers:
     async def _kill(self, target: Object, number: int) -> None:
         try:
             await host.run(
-                Path(self._program()).name, "--root", str(self._places.runtime), "kill", str(target.id), str(number)
+                self._runtime_of(target), "--root", str(self._places.runtime), "kill", str(target.id), str(number)
             )
         except CommandError:
             if self._exit_file(target).exists():
@@ -206,8 +207,9 @@ class Containers:
 
     async def _forget_run(self, target: Object) -> None:
         """Have the runtime forget an earlier run."""
-        name = Path(self._program()).name
-        await host.run(name, "--root", str(self._places.runtime), "delete", "--force", str(target.id))
+        await host.run(
+            self._runtime_of(target), "--root", str(self._places.runtime), "delete", "--force", str(target.id)
+        )
 
     async def clear(self, target: Object) -> None:
         """Prepare a container for its removal.
@@ -232,7 +234,15 @@ class Containers:
     def _program(self) -> str:
         if self._runtime is not None:
             return host.program(self._runtime)
-        return host.program("crun" if host.is_installed("crun") or not host.is_installed("runc") else "runc")
+        names = ("runc", "crun") if host.has_mixed_cgroups() else ("crun", "runc")  # crun wants all of one version
+        return host.program(next(filter(host.is_installed, names), names[0]))
+
+    def _runtime_of(self, target: Object) -> str:
+        """Give the runtime that made a container: no other one knows it."""
+        try:
+            return (self._place(target) / "runtime").read_text()
+        except FileNotFoundError:
+            return Path(self._program()).name
 
     def _place(self, target: Object) -> Path:
         return self._places.containers / str(target.id)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nekko.images import host
 from tests.daemon import Daemon, daemon
 from tests.privileged.image_host import ImageHost, bind, needs_root, overlay
 from tests.privileged.test_images_api import BASE, arguments, post
@@ -158,6 +159,39 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(served: Daemon) -> None:
     assert served.ask("PATCH", f"{BASE}/container?name=none&state=running")[0] == 404
     assert served.ask("PATCH", f"{BASE}/container?name=taken")[0] == 422
     assert served.ask("DELETE", f"{BASE}/container")[0] == 400
+
+
+def test_container_stays_with_the_runtime_that_made_it(served: Daemon) -> None:
+    made = run(served, TRAPPING)
+    wait_ready(made)
+    served.stop()
+    served.command[-1] = "crun"
+    served.start()
+    assert patch(served, made, "exited")[1]["state"] == "stopping"
+    assert wait(served, made["id"], "exited")["exit_code"] == 5
+
+
+@pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
+def test_crun_runs_containers_where_control_groups_are_of_one_version(image_host: ImageHost) -> None:
+    hide = 'mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified; exec "$0" "$@"'
+    wrapper = ["unshare", "-m", "sh", "-c", hide] if host.has_mixed_cgroups() else []
+    with daemon(image_host.directory, *arguments(image_host), "--images-runtime", "crun", wrapper=wrapper) as served:
+        made = run(served, "sh -c 'hostname; exit 4'", hostname="inside")
+        ended = wait(served, made["id"], "exited", "dead")
+        assert (ended["exit_code"], log_of(ended)) == (4, "inside"), ended
+        stopped = run(served, TRAPPING)
+        wait_ready(stopped)
+        patch(served, stopped, "exited")
+        assert wait(served, stopped["id"], "exited")["exit_code"] == 5
+        for each in (made, stopped):
+            assert served.ask("DELETE", f"{BASE}/container?id={each['id']}")[0] == 200
+
+
+def test_runtime_that_is_not_chosen_fits_the_host(image_host: ImageHost) -> None:
+    with daemon(image_host.directory, *arguments(image_host)) as served:
+        made = run(served, "true")
+        assert wait(served, made["id"], "exited", "dead")["state"] == "exited"
+        assert served.ask("DELETE", f"{BASE}/container?id={made['id']}")[0] == 200
 
 
 def test_image_of_a_registry_runs_by_one_request_as_it_says(served: Daemon, image_host: ImageHost) -> None:
