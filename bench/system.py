@@ -24,7 +24,7 @@ from tests.unit.images.test_unpack import archive, directory, entry
 BASE = "/imageapi/v1"
 FILES = 400
 """In the image, besides its one program."""
-MOUNTS = 9
+MOUNTS = 25
 """Of a file system in one round, whose median counts."""
 ROOT_NEEDED = "everything: it needs root, runc, conmon and podman"
 

@@ -11,7 +11,7 @@ import pytest
 from tests.debian import ROOT, bare_tree, enable, installed_copy
 
 pytestmark = [pytest.mark.nspawn, pytest.mark.skipif(os.geteuid() != 0, reason="booting a container needs root")]
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "curl")
+SYSTEM = ("systemd", "systemd-sysv", "dbus", "python3", "curl")
 BOOT_SECONDS = 240
 
 TIMER = "[Timer]\nOnBootSec=3s\n[Install]\nWantedBy=timers.target\n"
@@ -24,7 +24,7 @@ def container() -> Iterator[Path]:
     """A Debian with nekko installed and its socket enabled."""
     root = ROOT / "build" / "container"
     try:
-        installed_copy(bare_tree(*PACKAGES), root)
+        installed_copy(bare_tree(*SYSTEM), root)
         drop_in = root / "etc/systemd/system/nekko.service.d"
         drop_in.mkdir()
         (drop_in / "test.conf").write_text(QUICK_WATCHDOG)
