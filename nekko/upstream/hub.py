@@ -34,7 +34,11 @@ from nekko.upstream.faults import read_small, refusal, where_of
 from nekko.upstream.remote import HttpRemote, Send
 
 MAX_LISTING_BYTES = 32 << 20
-"""Of the answer that lists a repository; that of 20,000 files with long names has about 6 MB."""
+"""Of the answer that lists a repository; that of 20,000 files with long names has about 6 MB.
+
+So this is some 100,000 files, the most that the Hub wants in one repository. Paging through more by its tree would not
+help: the door answers out of whole listings, and each file takes about a kilobyte of memory.
+"""
 MAX_LISTING_FOR_ONE_BYTES = 4 << 20
 """Read to find one file in; of a larger repository the Hub is asked for just that file."""
 
