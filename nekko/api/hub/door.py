@@ -15,7 +15,7 @@ from nekko.api.hub import answers
 from nekko.api.hub.refusals import body_of, refusal_of
 from nekko.api.hub.route import Endpoint, Route
 from nekko.config.settings import Settings
-from nekko.errors import AccessDeniedError, FileUnknownError, InvalidError, NekkoError
+from nekko.errors import AccessDeniedError, CredentialsNeededError, FileUnknownError, InvalidError, NekkoError
 from nekko.metrics import Counters
 from nekko.sources.credentials import Credentials
 from nekko.sources.hub import HubLocator, make_hub
@@ -109,15 +109,18 @@ def _caller(asked: Asked) -> Credentials | None:
     """Read the caller's own token.
 
     Raises:
-        InvalidError: It is none that a Hub knows.
+        CredentialsNeededError: It is none that a Hub knows.
     """
     header = asked.headers.get("authorization")
     if header is None:
         return None
     kind, _, secret = header.partition(" ")
     if kind.lower() != "bearer":
-        raise InvalidError("Authorization: a Hub takes Bearer tokens only")
-    return Credentials.parse(secret.strip())
+        raise CredentialsNeededError("Authorization: a Hub takes Bearer tokens only")
+    try:
+        return Credentials.parse(secret.strip())
+    except InvalidError as error:
+        raise CredentialsNeededError(str(error)) from error
 
 
 def _wants_refresh(asked: Asked) -> bool:

@@ -17,6 +17,7 @@ REFUSALS: Mapping[type[NekkoError], int] = {
     errors.RangeInvalidError: 416,
     errors.BodyTooLargeError: 413,
     errors.InvalidError: 400,
+    errors.CredentialsNeededError: 401,
     errors.AccessDeniedError: 403,
     errors.BlobUnknownError: 503,
     errors.NotFoundError: 404,
@@ -40,6 +41,8 @@ def refusal_of(error: NekkoError) -> tuple[int, bytes, list[tuple[str, str]]]:
     words = str(error)
     headers: list[tuple[str, str]] = []
     match error:
+        case errors.CredentialsNeededError():
+            words = _BAD_TOKEN  # without them a 401 means to clients that there is no repository
         case errors.FileUnknownError():
             code = "EntryNotFound"
             headers.append(("X-Repo-Commit", error.commit))
