@@ -5,7 +5,6 @@ beside them say the same again. Source: its documents, "Image Store", and its pr
 """
 
 import base64
-import binascii
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from nekko.oci.digest import Digest
 from nekko.oci.manifest import Manifest
 from nekko.oci.reference import Reference, is_registry, make_reference
 
-_TYPES = (mediatype.DOCKER_INDEX, mediatype.DOCKER_MANIFEST, mediatype.OCI_INDEX, mediatype.OCI_MANIFEST)
+_TYPES = dict(
+    enumerate((mediatype.DOCKER_INDEX, mediatype.DOCKER_MANIFEST, mediatype.OCI_INDEX, mediatype.OCI_MANIFEST))
+)
 """By the number that a record has as its type."""
 
 
@@ -49,8 +50,8 @@ def parse_record(raw: bytes, encoded: str, *, max_bytes: int, max_children: int)
     try:
         said: dict[str, Any] = json.loads(raw)
         body = base64.b64decode(said["bytes"], validate=True)
-        kind, url = _TYPES[int(said["type"])], str(said["imageUrl"])
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError, binascii.Error) as error:
+        kind, url = _TYPES[said["type"]], str(said["imageUrl"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestInvalidError(f"no record of ociregistry ({type(error).__name__})") from error
     digest = Digest.of(body)
     if digest.encoded != encoded:
@@ -78,6 +79,6 @@ def _reference(url: str, digest: Digest) -> Reference:
 
 def _moment(text: object) -> float | None:
     """Read a time of this machine's clock."""
-    with suppress(ValueError, OverflowError):
+    with suppress(ValueError, OverflowError, OSError):
         return datetime.fromisoformat(str(text)).timestamp()
     return None

@@ -3,6 +3,7 @@
 The suite runs each with hypothesis; `make fuzz` runs them with atheris, which looks for new paths through the code.
 """
 
+import base64
 import contextlib
 import json
 import tempfile
@@ -17,6 +18,7 @@ from nekko.oci import filepath, manifest
 from nekko.oci.challenge import parse_challenges
 from nekko.oci.digest import Digest
 from nekko.oci.distribution import Route, accepts_index
+from nekko.oci.ociregistry import parse_record
 from nekko.oci.platform import PlatformSelection
 from nekko.oci.ranges import parse_content_range, parse_range
 from nekko.oci.reference import is_tag, parse_reference
@@ -26,8 +28,10 @@ from nekko.sources.hub import make_hub
 from nekko.sources.listing import Listing
 from nekko.sources.locator import parse_locator
 from nekko.upstream.repository import read_tags
+from tests.fakes.registry import image
 
 Target = Callable[[bytes], None]
+MANIFEST = image([], b"{}")
 
 
 def text_of(data: bytes) -> str:
@@ -160,11 +164,29 @@ def settings_environment(data: bytes) -> None:
             continue
 
 
+def left_record(data: bytes) -> None:
+    parse_record(data, "0" * 64, max_bytes=1 << 20, max_children=100)
+
+
+def left_name(data: bytes) -> None:
+    said = {
+        "type": 3,
+        "imageUrl": text_of(data),
+        "bytes": base64.b64encode(MANIFEST).decode(),
+        "created": text_of(data),
+    }
+    found = parse_record(
+        json.dumps(said).encode(), Digest.of(MANIFEST).encoded, max_bytes=1 << 20, max_children=100
+    ).reference
+    assert parse_reference(found.name) == found
+
+
 TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
         locator, reference, digest, registry_path, tag_list, base64_path, byte_range, content_range, manifest_body, challenge, file_path,
         platform, credentials, hub_listing, hub_answers, hub_request, hub_paths, listen, settings_file, settings_environment,
+        left_record, left_name,
     )
 }  # fmt: skip
 EXPECTED = (InvalidError, UpstreamContentError)
