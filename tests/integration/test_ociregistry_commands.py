@@ -14,6 +14,7 @@ from random import Random
 import httpx
 import pytest
 
+import nekko
 from nekko.oci.digest import Digest
 from nekko.store.layout import Layout
 from nekko.store.snapshot import images as images_in
@@ -172,6 +173,15 @@ def test_no_command_shows_the_commands(tmp_path: Path) -> None:
     told = run("--image-path", tmp_path).stdout
     assert all(f"  {name} " in told for name in ("serve", "load", "list", "prune", "version", "help"))
     assert run("--image-path", tmp_path, "help").stdout == told
+
+
+def test_program_called_ociregistry_speaks_its_dialect(tmp_path: Path) -> None:
+    program = tmp_path / "ociregistry"
+    program.write_text(f"#!{sys.executable}\nfrom nekko.__main__ import main\n\nmain()\n")
+    program.chmod(0o755)
+    own = environment() | {"PYTHONPATH": str(Path(nekko.__file__).parents[1])}
+    done = subprocess.run([program], capture_output=True, text=True, timeout=SECONDS, check=False, env=own)
+    assert done.stdout.startswith("Usage: ociregistry "), done.stderr
 
 
 def test_directory_of_ociregistry_is_taken_over_in_spite_of_a_kill(tmp_path: Path) -> None:
