@@ -1,8 +1,12 @@
 """Attachments over the network, from real servers on another host, and devices that prove what is read."""
 
+import json
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from tests.daemon import Client
 from tests.guest.machine import HOST, Guest, at_host, needs_guest
 from tests.guest.storage import Target, iscsi_target
-from tests.guest.test_guest_images import made, remove
+from tests.guest.test_guest_images import SECONDS, made, remove
 from tests.privileged.image_host import on_attach
 from tests.privileged.test_images_api import BASE, post
 from tests.servers import Server, free_port, running
@@ -109,6 +113,20 @@ def test_iscsi_that_cannot_be_is_told_and_leaves_nothing(guest: Guest, images: C
         answered, told = post(images, "/attach", definition)
         assert (answered, why in told["message"]) == (status, True), told
         assert (sessions(guest), records(guest)) == (0, ""), definition
+
+
+def test_client_that_leaves_during_the_login_leaves_nothing(guest: Guest, images: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = Target(silent.getsockname()[1], "iqn.2026-01.example:silent", "user", "password")
+        deadline = time.monotonic() + SECONDS
+        with closing(images.connect()) as connection:
+            body = json.dumps(iscsi(target))
+            connection.request("POST", f"{BASE}/attach", body, {"Content-Type": "application/json"})
+            while not records(guest):  # it has begun
+                assert time.monotonic() < deadline
+        while records(guest):
+            assert time.monotonic() < deadline
+    assert (images.ask("GET", f"{BASE}/attach"), sessions(guest)) == ((200, []), 0)
 
 
 def test_session_of_the_operator_is_left_alone(guest: Guest, images: Client, target: Target) -> None:
