@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,16 @@ def test_iscsi_that_cannot_be_is_told_and_leaves_nothing(guest: Guest, images: C
 
 
 def test_client_that_leaves_during_the_login_leaves_nothing(guest: Guest, images: Client) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(SECONDS)
         target = Target(silent.getsockname()[1], "iqn.2026-01.example:silent", "user", "password")
-        deadline = time.monotonic() + SECONDS
         with closing(images.connect()) as connection:
             body = json.dumps(iscsi(target))
             connection.request("POST", f"{BASE}/attach", body, {"Content-Type": "application/json"})
-            while not records(guest):  # it has begun
-                assert time.monotonic() < deadline
+            for _ in ("whether it answers", "the login"):
+                stack.enter_context(silent.accept()[0])
+        deadline = time.monotonic() + SECONDS
         while records(guest):
             assert time.monotonic() < deadline
     assert (images.ask("GET", f"{BASE}/attach"), sessions(guest)) == ((200, []), 0)
