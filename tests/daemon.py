@@ -22,13 +22,14 @@ ANSWER_SECONDS = 60.0
 class Client:
     """Whoever speaks HTTP to a daemon's Unix socket."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.socket = socket
+        self.answer_seconds = answer_seconds
 
     def connect(self) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("nekko", timeout=ANSWER_SECONDS)
+        connection = http.client.HTTPConnection("nekko", timeout=self.answer_seconds)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(ANSWER_SECONDS)
+        connection.sock.settimeout(self.answer_seconds)
         try:
             connection.sock.connect(str(self.socket))
         except OSError:

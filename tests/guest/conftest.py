@@ -10,11 +10,11 @@ import pytest
 from tests.daemon import Client
 from tests.debian import ROOT
 from tests.guest.disk import bare, make_parts
-from tests.guest.machine import Guest, Machine, Parts, switched_on
+from tests.guest.machine import RUN_SECONDS, Guest, Machine, Parts, switched_on
 from tests.privileged.test_images_api import BASE
 from tests.servers import Server, nginx
 
-SOCKETS = {"node.sock": "/run/nekko/nekko.sock", "all.sock": "/run/nekko-root.sock"}
+SOCKETS = {"node.sock": "/run/nekko/nekko.sock", "images.sock": "/run/nekko-images/nekko.sock"}
 
 machine_of_session = pytest.StashKey[Machine]()
 
@@ -50,6 +50,7 @@ def guest(request: pytest.FixtureRequest, parts: Parts, guest_directory: Path) -
         request.session.stash[machine_of_session] = machine
         with machine.connected(SOCKETS) as found:
             found.attempt("systemctl is-system-running --wait")  # `degraded` is for the tests to tell
+            found.run("systemctl start nekko.service nekko-images.service")
             yield found
             assert found.power_off() == 0, machine.told()
 
@@ -57,20 +58,20 @@ def guest(request: pytest.FixtureRequest, parts: Parts, guest_directory: Path) -
 @pytest.fixture
 def node(guest: Guest) -> Client:
     """Give the installed daemon of the guest: `nekko.service`, behind `nekko.socket`."""
-    return Client(guest.machine.directory / "node.sock")
+    return Client(guest.machine.directory / "node.sock", RUN_SECONDS)
 
 
 @pytest.fixture
 def images(guest: Guest) -> Iterator[Client]:
-    """Give a daemon of the guest with the image API. A test that leaves objects behind fails."""
-    client = Client(guest.machine.directory / "all.sock")
+    """Give the image API of the guest: `nekko-images.service`. A test that leaves objects behind fails."""
+    client = Client(guest.machine.directory / "images.sock", RUN_SECONDS)
     yield client
     left = [
         (kind, each) for kind in ("container", "mount", "attach") for each in client.ask("GET", f"{BASE}/{kind}")[1]
     ]
     for kind, each in left:  # for the tests that follow
         command = "stop --remove" if kind == "container" else "umount --force --lazy"
-        guest.attempt(f"nekko {command} {each['id']} --address {SOCKETS['all.sock']}")
+        guest.attempt(f"nekko {command} {each['id']} --address {SOCKETS['images.sock']}")
     assert not left
 
 

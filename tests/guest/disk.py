@@ -14,21 +14,8 @@ DISK_BYTES = 3 << 30  # sparse
 
 NETWORK = "[Match]\nName=en*\n[Network]\nDHCP=ipv4\n"
 SETTINGS = "NEKKO_MIN_FREE_SPACE=0\n"
-ALL_DOORS = """
-[Unit]
-Description=nekko with the image API, as root
-
-[Service]
-Type=notify
-Environment=NEKKO_MIN_FREE_SPACE=0 NEKKO_DOORS=content,files,admin,images
-ExecStart=/usr/local/bin/nekko serve --cache-dir /var/lib/nekko-root --address /run/nekko-root.sock
-KillMode=process
-TimeoutStartSec=300
-
-[Install]
-WantedBy=multi-user.target
-"""
-"""As in docs/images.md, under systemd so that it can be killed and come back."""
+PATIENT = "[Service]\nTimeoutStartSec=600\nWatchdogSec=600\n"
+"""What is emulated, on a busy machine, is slow."""
 NEEDLESS = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service")
 
 
@@ -50,8 +37,11 @@ def make_parts(directory: Path) -> Parts:
         (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
         (root / "etc/systemd/network/guest.network").write_text(NETWORK)
         (root / "etc/default/nekko").write_text(SETTINGS)
-        (root / "etc/systemd/system/nekko-root.service").write_text(ALL_DOORS)
-        enable(root, "nekko.socket", "nekko-root.service", "systemd-networkd", "ssh")
+        for unit in ("nekko.service", "nekko-images.service"):
+            drop_in = root / f"etc/systemd/system/{unit}.d"
+            drop_in.mkdir()
+            (drop_in / "test.conf").write_text(PATIENT)
+        enable(root, "nekko.socket", "nekko-images.socket", "systemd-networkd", "ssh")
         subprocess.run(["systemctl", "--quiet", f"--root={root}", "mask", *NEEDLESS], check=True)
         disk = directory / "disk"
         disk.unlink(missing_ok=True)

@@ -71,11 +71,12 @@ def iscsi_target(directory: Path, disk: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def nbd_server(directory: Path, disk: Path) -> Iterator[int]:
-    """Serve a disk by nbdkit as the export `disk`; give the port."""
-    directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+def nbd_server(directory: Path) -> Iterator[Server]:
+    """Serve the files of a directory, the server's `root`, by nbdkit: each as the export of its name."""
+    exports = directory / "exports"
+    exports.mkdir(parents=True)
+    port, log = free_port(), directory / "nbdkit.log"
     command = ["nbdkit", "--foreground", "--exit-with-parent", "--ipaddr", "127.0.0.1", "--port", str(port),
-               "--exportname", "disk", "file", str(disk)]  # fmt: skip
-    with running(command, port, directory / "nbdkit.log"):
-        yield port
+               "file", f"dir={exports}"]  # fmt: skip
+    with running(command, port, log):
+        yield Server(port, exports, log, "nbd")

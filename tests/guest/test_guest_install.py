@@ -21,7 +21,7 @@ def state(guest: Guest) -> str:
 
 def test_every_unit_of_the_node_started(guest: Guest) -> None:
     assert guest.run("systemctl --failed --plain --no-legend") == ""
-    assert guest.run("systemctl is-active nekko.socket") == "active"
+    assert guest.run("systemctl is-active nekko.socket nekko-images.socket") == "active\nactive"
     assert guest.run("nekko version").startswith("nekko ")
 
 
