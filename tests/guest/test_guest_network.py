@@ -92,7 +92,9 @@ def test_attachments_of_one_target_share_a_session_that_outlives_the_daemon(
     assert (sessions(guest), first["device_file"]) == (1, second["device_file"])
     status, told = post(images, "/attach", iscsi(target, initiator=f"{INITIATOR}2"))
     assert (status, "by other terms" in told["message"]) == (409, True), told
-    guest.run("systemctl kill --kill-who=main --signal=KILL nekko-root.service; systemctl restart nekko-root.service")
+    guest.run(
+        "systemctl kill --kill-who=main --signal=KILL nekko-images.service; systemctl restart nekko-images.service"
+    )
     assert images.ask("GET", f"{BASE}/attach") == (200, [first, second])
     remove(images, "attach", first)
     assert sessions(guest) == 1
@@ -270,8 +272,8 @@ def test_devices_outlive_the_daemon_and_those_that_went_are_forgotten(
     guest.write("/root/disk", disk.read_bytes())
     own = {"base": "root", "path": "/root/disk", "verity": {"root_hash": root_hash, "hash_offset": size}}
     proven = made(images, "attach", {"kind": "loopback", "loopback": own})
-    guest.run("systemctl stop nekko-root.service")
-    guest.run(f"nbd-client -d {gone['device_file']}; systemctl start nekko-root.service")
+    guest.run("systemctl stop nekko-images.service")
+    guest.run(f"nbd-client -d {gone['device_file']}; systemctl start nekko-images.service")
     assert images.ask("GET", f"{BASE}/attach") == (200, [kept, proven])
     remove(images, "attach", kept)
     remove(images, "attach", proven)
