@@ -145,15 +145,28 @@ class Containers:
                 return  # it ended just now
             raise
 
-    def recover(self, target: Object) -> None:
+    async def recover(self, target: Object) -> None:
         """Find out what has become of a container while no daemon was there, and watch it if it runs."""
         descriptor = self._conmon(target)
         if descriptor is not None:
             os.close(descriptor)
             if target.told["state"] in RESTING:  # the daemon died while it started it
-                self._note(target, "running")
+                await self._start_made(target)
         if target.told["state"] not in RESTING:
             self._run_watch(target)
+
+    async def _start_made(self, target: Object) -> None:
+        """Start what the runtime has made, unless it runs already."""
+        runtime, name = self._runtime_of(target), str(target.id)
+        try:
+            told = json.loads(await host.run(runtime, "--root", str(self._places.runtime), "state", name))
+            if told["status"] == "created":
+                await host.run(runtime, "--root", str(self._places.runtime), "start", name)
+        except NekkoError as error:
+            target.error = str(error)
+            self._note(target, "dead")
+        else:
+            self._note(target, "running")
 
     def is_starting(self, target: Object) -> bool:
         """Tell whether a container is just being started."""

@@ -350,7 +350,7 @@ class Images:
             gone = [step.subject for step in found.steps if not steps.holds(step)]
             if found.state == "ready" and not gone:
                 if found.type == "container":
-                    self._containers.recover(found)
+                    await self._containers.recover(found)
                 continue
             if found.state == "ready":
                 log.warning("%s is forgotten: %s is gone", found, gone[0])

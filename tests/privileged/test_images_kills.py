@@ -18,12 +18,15 @@ import pytest
 from tests.daemon import Daemon, daemon
 from tests.privileged.image_host import ImageHost, bind, bind_of, loopback, needs_root, on_attach, overlay
 from tests.privileged.test_images_api import BASE, arguments, post
+from tests.privileged.test_images_containers import TRAPPING, patch, wait, wait_ready
 
 pytestmark = [needs_root, pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")]
 SECONDS = 30.0
 OBJECTS = 5
 STEPS = {"journal": 31, "turns": 31}
 """Between two kills, without `--every-step`. Not a divisor of how many writes there are to a note, nor of them all."""
+
+STARTING_STEPS = 9
 
 
 @pytest.fixture
@@ -100,6 +103,33 @@ def test_kill_at_a_step_leaves_all_or_nothing(
             for each in mounts:
                 if each["kind"] == "overlay":
                     assert served.ask("DELETE", f"{BASE}/mount?id={each['id']}")[0] == 200
+            assert image_host.leftovers() == []
+            step, kills = step + stride, kills + (answered is None)
+        assert kills > 1, "it was killed at no step"
+
+
+@pytest.mark.skipif(shutil.which("runc") is None, reason="runc is not installed")
+@pytest.mark.skipif(shutil.which("conmon") is None, reason="conmon is not installed")
+def test_container_whose_start_was_cut_short_runs_or_can_be_started(
+    image_host: ImageHost, request: pytest.FixtureRequest
+) -> None:
+    definition = {"mount": overlay(bind("/")), "command": TRAPPING, "state": "running"}
+    making = ["-H", "Content-Type: application/json", "-d", json.dumps(definition), f"http://nekko{BASE}/container"]
+    stride = 1 if request.config.getoption("--every-step", default=False) else STARTING_STEPS
+    with daemon(image_host.directory, *arguments(image_host), "--images-runtime", "runc") as served:
+        step, kills, answered = 1, 0, None
+        while answered is None:
+            answered = ask_to_be_killed(served, image_host, "turns", step, *making)
+            served.start()
+            found = served.ask("GET", f"{BASE}/container")[1]
+            assert len(found) == 1 or answered is None
+            for each in found:
+                if each["state"] != "running":
+                    assert patch(served, each, "running")[0] == 200, each
+                wait_ready(each)
+                patch(served, each, "exited")
+                assert wait(served, each["id"], "exited", "dead")["exit_code"] == 5
+                assert served.ask("DELETE", f"{BASE}/container?id={each['id']}")[0] == 200
             assert image_host.leftovers() == []
             step, kills = step + stride, kills + (answered is None)
         assert kills > 1, "it was killed at no step"
