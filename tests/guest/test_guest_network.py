@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.daemon import Client
-from tests.guest.machine import HOST, Guest, at_host, needs_guest
+from tests.guest.machine import HOST, RUN_SECONDS, Guest, at_host, needs_guest
 from tests.guest.storage import Target, iscsi_target
-from tests.guest.test_guest_images import SECONDS, made, remove
+from tests.guest.test_guest_images import made, remove
 from tests.privileged.image_host import on_attach
 from tests.privileged.test_images_api import BASE, post
 from tests.servers import Server, free_port, running
@@ -120,14 +120,14 @@ def test_iscsi_that_cannot_be_is_told_and_leaves_nothing(guest: Guest, images: C
 def test_client_that_leaves_during_the_login_leaves_nothing(guest: Guest, images: Client) -> None:
     with ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        silent.settimeout(SECONDS)
+        silent.settimeout(RUN_SECONDS)
         target = Target(silent.getsockname()[1], "iqn.2026-01.example:silent", "user", "password")
         with closing(images.connect()) as connection:
             body = json.dumps(iscsi(target))
             connection.request("POST", f"{BASE}/attach", body, {"Content-Type": "application/json"})
             for _ in ("whether it answers", "the login"):
                 stack.enter_context(silent.accept()[0])
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + RUN_SECONDS
         while records(guest):
             assert time.monotonic() < deadline
     assert (images.ask("GET", f"{BASE}/attach"), sessions(guest)) == ((200, []), 0)
