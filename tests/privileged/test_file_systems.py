@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,11 @@ async def test_read_only_file_system_is_refused(tmp_path: Path, far: FarEnd) -> 
         subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
-@pytest.mark.skipif(shutil.which("mkfs.vfat") is None, reason="there is no mkfs.vfat here")
-async def test_file_system_without_atomic_rename_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def vfat(tmp_path: Path) -> Iterator[Path]:
+    """An empty FAT file system."""
+    if shutil.which("mkfs.vfat") is None:
+        pytest.skip("there is no mkfs.vfat here")
     image, place = tmp_path / "image", tmp_path / "place"
     place.mkdir()
     image.write_bytes(bytes(8 << 20))
@@ -37,10 +41,12 @@ async def test_file_system_without_atomic_rename_is_refused(tmp_path: Path) -> N
     mounted = subprocess.run(["mount", "-o", "loop", image, place], check=False, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"this kernel does not mount it: {mounted.stderr.strip()}")
-    try:
-        with pytest.raises(ConfigInvalidError, match="file system of type vfat, which cannot replace"):
-            async with open_store(place / "c", min_free_bytes=0):
-                pass
-        assert list(place.iterdir()) in ([], [place / "c"])
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+async def test_file_system_without_atomic_rename_is_refused(vfat: Path) -> None:
+    with pytest.raises(ConfigInvalidError, match="file system of type vfat, which cannot replace"):
+        async with open_store(vfat / "c", min_free_bytes=0):
+            pass
+    assert list(vfat.iterdir()) in ([], [vfat / "c"])
