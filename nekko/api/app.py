@@ -30,7 +30,7 @@ from nekko.api.registry.door import RegistryDoor
 from nekko.api.request_log import RequestLog
 from nekko.api.responses import error_response, problem, problem_response
 from nekko.api.traffic import Traffic
-from nekko.config.doors import DOORS
+from nekko.config.doors import DOORS, METRICS
 from nekko.errors import NekkoError
 from nekko.metrics import Counters
 from nekko.node import Node
@@ -218,12 +218,15 @@ def build(
 def _door_of(method: str, path: str, doors: frozenset[str], agent: str = "") -> str:
     """Give the door that a request belongs to; `health`, `front` and `other` are at every listener.
 
-    Where the Hub is the only door it has every other path: clients get the listener itself as HF_ENDPOINT. Ollama's
-    paths are those of the registry, so where both doors are the client's User-Agent tells.
+    Where a listener has metrics alone they are a door of their own, else part of `admin`. Where the Hub is the only
+    door it has every other path: clients get the listener itself as HF_ENDPOINT. Ollama's paths are those of the
+    registry, so where both doors are the client's User-Agent tells.
     """
     door = _usual_door_of(method, path)
     if door == "registry" and "ollama" in doors and (door not in doors or agent.startswith(AGENT)):
         return "ollama"
+    if METRICS in doors and path == "/metrics":
+        return METRICS
     return "hub" if doors == {"hub"} and door not in ("health", "front") else door
 
 

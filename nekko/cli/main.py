@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -24,6 +25,7 @@ from nekko.cli import (
 )
 from nekko.cli.exits import HELP, CommandError, Exit
 from nekko.cli.ociregistry import is_spoken, ociregistry
+from nekko.cli.options import config_file_option
 from nekko.cli.version import version_text
 from nekko.errors import ConfigInvalidError, NekkoError
 
@@ -37,7 +39,9 @@ _COMMANDS = (
 
 @click.group(epilog=HELP)
 @click.version_option(__version__, message=version_text())
-def nekko() -> None:
+@config_file_option
+@click.pass_context
+def nekko(context: click.Context, config_file: str | None) -> None:
     """Fetch, prove, keep and hand out models, images and files on this node.
 
     \b
@@ -45,6 +49,19 @@ def nekko() -> None:
     nekko pull oci://docker.io/library/alpine:3    get an image
     nekko ls                                       what is here
     """
+    if config_file is not None:
+        name = context.invoked_subcommand
+        assert name is not None, "without a command the group does not run"
+        if not (told := _with_config_file(nekko.commands[name], config_file)):
+            raise click.UsageError(f"{name} reads no settings, so --config-file has no meaning for it")
+        context.default_map = {name: told}
+
+
+def _with_config_file(command: click.Command, file: str) -> dict[str, Any]:
+    """Give the defaults of a command, and of those below it, that stand for a --config-file before it."""
+    if isinstance(command, click.Group):
+        return {name: _with_config_file(each, file) for name, each in command.commands.items()}
+    return {"config_file": file} if any(each.name == "config_file" for each in command.params) else {}
 
 
 @nekko.command()

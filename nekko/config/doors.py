@@ -22,12 +22,24 @@ USUAL = tuple(door for door in DOORS if door not in OF_ROOT)
 """What a process serves that is not told."""
 
 
+METRICS = "metrics"
+"""What only a listener has, for who may see nothing else of the door `admin`: `/metrics`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """An address and the doors that it has."""
 
     address: Address
     doors: frozenset[str]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it speaks plain HTTP, whatever else speaks TLS.
+
+        Who asks for health or metrics alone has no certificate, and learns no secret: a kubelet's probe, for instance.
+        """
+        return self.doors <= {METRICS}
 
 
 def parse_door(text: str) -> str:
@@ -42,7 +54,8 @@ def parse_door(text: str) -> str:
 
 
 def parse_listen(text: str) -> Listen:
-    """Read `address=door,door`; `address=health` has no door, and tells only how the daemon is.
+    """Read `address=door,door`; `address=health` has no door, and tells only how the daemon is, `address=metrics` what
+    it counts besides.
 
     Raises:
         ConfigInvalidError: Any other form; the message says what is wrong.
@@ -52,4 +65,6 @@ def parse_listen(text: str) -> Listen:
         raise ConfigInvalidError(f"{text[:200]!r} names no doors: write address=door,door")
     if doors.strip() == "health":
         return Listen(parse_address(address), frozenset())
+    if doors.strip() == METRICS:
+        return Listen(parse_address(address), frozenset({METRICS}))
     return Listen(parse_address(address), frozenset(parse_door(door.strip()) for door in doors.split(",")))

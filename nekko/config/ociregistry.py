@@ -63,7 +63,7 @@ def from_ociregistry(values: Mapping[str, Any], known: Collection[str]) -> tuple
     """
     given = {**DEFAULTS, **{key: value for key, value in values.items() if value is not None}}
     found: dict[str, Any] = {"address": f"{given.pop('host', HOST)}:{given.pop('port', PORT)}"}
-    listen = [f":{given.pop(key)}={door}" for key, door in (("health", "health"), ("metrics", "admin")) if key in given]
+    listen = [f":{given.pop(key)}={key}" for key in ("health", "metrics") if key in given]
     if listen:
         found["listen"] = listen
     if not given.keys().isdisjoint(("os", "arch")):

@@ -160,7 +160,7 @@ class Settings:
     )  # fmt: skip
     listen: tuple[str, ...] = setting(
         (), "an address with some of the doors only, such as :9090=admin or 0.0.0.0:80=content,files; "
-        ":8081=health has none and is plain HTTP; repeatable",
+        ":8081=health and :8082=metrics tell that alone, in plain HTTP; repeatable",
         read=grammar.listen, separator=r",(?=[^,=]*=)",
     )  # fmt: skip
     socket_mode: str = setting("0660", "mode of a Unix socket, octal", read=grammar.octal_mode)

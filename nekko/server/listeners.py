@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from nekko.config.address import Address, TcpAddress, UnixAddress, parse_address
-from nekko.config.doors import OF_ROOT, USUAL, Listen, parse_listen
+from nekko.config.doors import METRICS, OF_ROOT, USUAL, Listen, parse_listen
 from nekko.config.settings import Settings
 from nekko.errors import ConfigInvalidError, HostError
 from nekko.server.systemd import inherited_sockets
@@ -104,10 +104,9 @@ def open_listeners(
             Listen(address, served if isinstance(address, UnixAddress) else served - OF_ROOT) for address in addresses
         ]
         for listen in (*configured, *map(parse_listen, settings.listen)):
-            if absent := listen.doors - served:
+            if absent := listen.doors - served - {METRICS}:
                 raise ConfigInvalidError(f"listen: {listen.address}: `doors` leaves out {', '.join(sorted(absent))}")
-            # Who asks for nothing but health has no certificate, and learns no secret: a kubelet's probe, for instance.
-            listeners.append(_open(listen.address, settings, tls if listen.doors else None))
+            listeners.append(_open(listen.address, settings, None if listen.is_plain else tls))
             listeners[-1].doors = listen.doors
             undo.callback(listeners[-1].close)
         undo.pop_all()

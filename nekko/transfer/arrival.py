@@ -8,6 +8,7 @@ import trio
 
 from nekko.store.ingest import Ingest
 from nekko.tasks import open_tasks
+from nekko.upstream.base import Remote
 
 CHECKPOINT_BYTES = 64 << 20
 """Forced to disk at least this often: what a power cut may cost, and what the last fsync has left to do."""
@@ -28,6 +29,8 @@ class Progress:
     generation: int = 0
     """Grows when bytes are dropped and fetched anew: whoever read earlier ones has read the wrong ones."""
     ingest: Ingest | None = None
+    remote: Remote | None = None
+    """Where the bytes come from now; None before anybody was asked."""
     moved: trio.Event = field(default_factory=trio.Event)
 
     @property

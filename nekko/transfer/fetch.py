@@ -50,7 +50,7 @@ async def fetch(
     progress.size = remote.size
     arrival = Arrival(ingest, progress, lambda count: received(remote, count))
     while True:
-        before = ingest.present_bytes
+        before, progress.remote = ingest.present_bytes, remote
         try:
             # All bytes may be here already: the daemon died between the last one and publishing.
             if remote.size is None or remote.digest is None or ingest.position < remote.size:

@@ -85,8 +85,8 @@ class Transfer:
 
     def statistics(self) -> TransferStatistics:
         """Give a snapshot."""
-        remote, seconds = self.remotes[0], time.monotonic() - self.started
-        progress = self.progress
+        progress, seconds = self.progress, time.monotonic() - self.started
+        remote = progress.remote or self.remotes[0]
         speed = progress.received / seconds if seconds > 0 else 0.0
         return TransferStatistics(
             what=remote.where, host=remote.host, digest=remote.digest, position=progress.position, size=progress.size,

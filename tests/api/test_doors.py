@@ -36,6 +36,14 @@ async def test_listener_answers_its_door_and_health_and_nothing_else(node: Node,
         assert [name for name, line in DOORS.items() if line in front] == [door]
 
 
+async def test_listener_of_metrics_alone_has_nothing_else_of_admin(node: Node) -> None:
+    async with serve_node(node, address=(), listen=("127.0.0.1:0=metrics",)) as served:
+        assert (await served.client.get("/metrics")).text.startswith("# HELP")
+        assert (await served.client.get("/health")).status_code == 200
+        for path in ("/admin/status", "/ui", "/cmd/manifest/list", "/v2/", "/content/", f"/{SHA}"):
+            assert (await served.client.get(path)).status_code == 404, path
+
+
 async def test_listen_replaces_the_default_address_and_joins_a_configured_one() -> None:
     for has_default, count in ((True, 1), (False, 2)):
         settings = Settings(address=("127.0.0.1:0",), listen=("127.0.0.1:0=admin",))

@@ -607,6 +607,21 @@ def test_config_show_tells_values_and_origins_without_secrets(tmp_path: Path) ->
     assert "s3cret" not in done.stdout + table
 
 
+def test_file_of_settings_may_stand_before_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "nekko.yaml"
+    file.write_text(f"cacheDir: {tmp_path}/cache\nairGapped: true\n")
+    before = nekko("--config-file", str(file), "config", "show")
+    assert before.stdout == nekko("config", "show", "--config-file", str(file)).stdout
+    assert f"{tmp_path}/cache" in before.stdout
+    for named, command_name, problem in (
+        ("/nowhere.yaml", "serve", "/nowhere.yaml: No such file"),
+        (str(file), "ls", "ls reads no settings"),
+        (str(file), "lss", "No such command"),
+    ):
+        refused = nekko("--config-file", named, command_name)
+        assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
+
+
 def test_config_check_tells_whether_serve_would_start(tmp_path: Path) -> None:
     assert nekko("config", "check", "--cache-dir", str(tmp_path)).returncode == 0
     for arguments in (("config", "check"), ("serve",)):

@@ -102,7 +102,7 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         cache_dir=Path("/srv/images"), verbose=1, address=("127.0.0.1:9999",), manifest_timeout_seconds=1.5,
         log_file=Path("/var/log/x"), preload_platform="linux/arm64",
         preload_images=("/etc/images.txt", "/etc/more.tar"), always_pull_latest=True, air_gapped=True,
-        listen=(":8081=health", ":8082=admin"), default_registry="quay.io", max_transfers=3,
+        listen=(":8081=health", ":8082=metrics"), default_registry="quay.io", max_transfers=3,
         tls_cert=Path("/my/c"), tls_key=Path("/my/k"), tls_client_ca=Path("/my/ca"), tls_client_auth="require",
         hosts={
             "my-upstream:8888": Host(

@@ -297,17 +297,18 @@ async def test_sockets_are_not_passed_to_children(opened: Open, socket_path: Pat
     assert not any(os.get_inheritable(each.socket.fileno()) for each in listener.sockets)
 
 
-async def test_listener_of_health_alone_is_plain(tmp_path: Path) -> None:
+async def test_listener_of_health_or_metrics_alone_is_plain(tmp_path: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     settings = Settings(
-        address=("127.0.0.1:0",), listen=("127.0.0.1:0=health", "127.0.0.1:0=admin"), tls_cert=certificate, tls_key=key
-    )
+        address=("127.0.0.1:0",), tls_cert=certificate, tls_key=key,
+        listen=tuple(f"127.0.0.1:0={doors}" for doors in ("health", "metrics", "admin")),
+    )  # fmt: skip
     listeners = open_listeners(settings, {}, has_default_address=False, tls=server_tls(settings))
     try:
         assert [(listener.tls is None, listener.doors) for listener in listeners[1:]] == [
-            (True, frozenset()), (False, frozenset({"admin"}))
+            (True, frozenset()), (True, frozenset({"metrics"})), (False, frozenset({"admin"}))
         ]  # fmt: skip
         assert listeners[0].tls is not None
     finally:

@@ -126,6 +126,23 @@ async def test_what_a_mirror_cut_is_gone_on_with_elsewhere(tmp_path: Path, mirro
     assert [request.offset for request in mirrored.registry.far.requests] == [100_000]
 
 
+async def test_transfer_is_told_to_come_from_where_it_comes_now(tmp_path: Path, mirrored: Mirrored) -> None:
+    gate = trio.Event()
+    mirrored.first.blob(LAYER, whole(LAYER, cut_after=100_000))
+    mirrored.registry.blob(LAYER, whole(LAYER, stall_after=50_000, gate=gate))
+    async with mirrored.node(tmp_path, mirrored.first.far.host) as node, Upstreams(node.settings) as upstreams:
+        repository = await upstreams.repository(parse_reference(f"{mirrored.registry.far.host}/org/app:v1"))
+        async with node.transfers.join(repository.remote(Digest.of(LAYER), size=len(LAYER))) as transfer:
+            assert transfer.statistics().host == mirrored.first.far.host
+            while transfer.progress.position < 150_000:
+                await transfer.progress.moved.wait()
+            told = transfer.statistics()
+            assert told.host == mirrored.registry.far.host
+            assert told.what.startswith(f"http://{told.host}/")
+            gate.set()
+            await transfer.wait()
+
+
 async def test_wrong_bytes_of_a_mirror_are_set_aside_and_had_elsewhere(tmp_path: Path, mirrored: Mirrored) -> None:
     mirrored.push(mirrored.first)
     mirrored.first.blob(LAYER, whole(OTHER))
