@@ -110,6 +110,7 @@ def _described(store: Store, view: View) -> dict[str, Any]:
     current = {name: outline.root if outline else None for name, outline in held.items()}
     return {
         "id": view.id, "directory": view.directory, "as": view.kind, "names": list(view.roots),
+        "missing": [name for name, root in current.items() if root is None],
         "created": time_text(view.created), "current": current == dict(view.roots),
     }  # fmt: skip
 

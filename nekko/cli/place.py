@@ -115,6 +115,26 @@ def canonical(given: str) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
+def is_own(path: Path) -> bool:
+    """Tell whether the view at a canonical path is its caller's, and nobody else can put something in its place.
+
+    Any client may tell the daemon of a directory. Who follows such a list unasked, as root's timer does, must not be
+    led into a directory where another user could exchange what is written for a link to somewhere else.
+    """
+    own = os.geteuid()
+    for folder in (path, *path.parents):
+        try:
+            status = folder.lstat()
+        except OSError:  # gone, or closed to the caller
+            return False
+        is_writable = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid())
+        # In a directory such as /tmp nobody renames what is another's, but anybody leaves names for `sweep`.
+        is_held = status.st_mode & stat.S_ISVTX and folder != path.parent
+        if status.st_uid not in ((own,) if folder == path else (own, 0)) or (is_writable and not is_held):
+            return False
+    return True
+
+
 @contextmanager
 def open_place(given: str) -> Iterator[Place]:
     """Open a path for the one who may change what is there now; others wait.

@@ -5,6 +5,7 @@ The daemon says what is in them and keeps that; they are made here, where their 
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,11 +15,12 @@ from nekko.cli.client import Answer, Daemon
 from nekko.cli.completion import complete_url
 from nekko.cli.exits import HELP, CommandError, Exit, one_line
 from nekko.cli.options import daemon_option, json_option, print_json
-from nekko.cli.place import Place, canonical, open_place
+from nekko.cli.place import Place, canonical, is_own, open_place
 from nekko.views.kinds import KINDS
 
 _HINTS = {"hf-cache": "HF_HUB_CACHE={} HF_HUB_OFFLINE=1", "ollama": "OLLAMA_MODELS={}"}
 """How an engine finds such a view."""
+_OLD = "old: --refresh it"
 
 
 @click.command(epilog=HELP)
@@ -26,7 +28,7 @@ _HINTS = {"hf-cache": "HF_HUB_CACHE={} HF_HUB_OFFLINE=1", "ollama": "OLLAMA_MODE
 @click.option("--as", "kind", type=click.Choice(KINDS),
               help="files: under their own names; hf-cache: for HF_HUB_CACHE; ollama: for OLLAMA_MODELS.")  # fmt: skip
 @click.option(
-    "--refresh", is_flag=True, help="Make the views of these directories anew; without any, all that are old."
+    "--refresh", is_flag=True, help="Make the views of these directories anew; without any, all of yours that are old."
 )
 @click.option("--remove", is_flag=True, help="Remove the views of these directories.")
 @daemon_option
@@ -121,9 +123,13 @@ def _each(directories: Sequence[str], work: Callable[[str], None]) -> Exit:
 
 
 def _old(daemon: Daemon) -> list[str]:
-    """Give the directories whose views show what has changed since."""
+    """Give the directories of the caller's views that show what has changed since; tell of others' that do."""
     views = {each["directory"]: each for each in _views(daemon)}  # the last one of each directory counts
-    return [path for path, each in views.items() if not each["current"] and os.path.isdir(path)]
+    old = [path for path, each in views.items() if _state(each) == _OLD]
+    own = [path for path in old if is_own(Path(path))]
+    for path in sorted(set(old) - set(own)):
+        click.echo(f"{one_line(path)}: old and not yours alone, so left as it is: name it to make it anew", err=True)
+    return own
 
 
 def _list(daemon: Daemon, *, as_json: bool) -> None:
@@ -138,9 +144,11 @@ def _list(daemon: Daemon, *, as_json: bool) -> None:
 
 
 def _state(told: dict[str, Any]) -> str:
-    if not os.path.lexists(told["directory"]):
+    if not os.path.isdir(told["directory"]):
         return "gone: --remove it"
-    return "current" if told["current"] else "old: --refresh it"
+    if told["missing"]:
+        return "kept: what it shows was removed, pull it or --remove the view"
+    return "current" if told["current"] else _OLD
 
 
 def _views(daemon: Daemon) -> list[dict[str, Any]]:

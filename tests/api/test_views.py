@@ -69,7 +69,7 @@ async def test_tree_leads_to_the_bytes_of_every_file(served: Served) -> None:
     assert told["names"] == ["hf://huggingface.co/acme/Tiny@main"]
     assert (told["as"], told["directory"], told["current"], told["superseded"]) == ("files", "/srv/view", True, [])
     assert await listed(served) == [
-        {key: told[key] for key in ("id", "directory", "as", "names", "created", "current")}
+        {key: told[key] for key in ("id", "directory", "as", "names", "missing", "created", "current")}
     ]
     cache = await made(served, URL, kind="hf-cache")
     assert cache["superseded"] == [told["id"]]
@@ -85,7 +85,8 @@ async def test_what_is_viewed_stays_though_its_content_is_removed(served: Served
     await served.node.pulls.remove("hf://huggingface.co/acme/Tiny@main")
     assert (await served.client.post("/admin/prune", json={"all": True})).json()["items"] == []
     assert blobs(served.node) == before
-    assert (await listed(served))[0]["current"] is False
+    (view,) = await listed(served)
+    assert (view["current"], view["missing"]) == (False, ["hf://huggingface.co/acme/Tiny@main"])
     assert (await served.client.delete(f"/admin/views/{told['id']}")).status_code == 204
     assert not blobs(served.node)
     assert await listed(served) == []

@@ -94,6 +94,29 @@ def test_refresh_shows_what_changed_and_only_that_is_made_anew(tmp_path: Path, r
     assert hidden(tmp_path) == []
 
 
+def test_refresh_leaves_what_others_could_change_and_what_cannot_be_made_anew(
+    tmp_path: Path, running: Daemon, site: Server
+) -> None:
+    shared, removed = tmp_path / "shared/view", tmp_path / "removed"
+    shared.parent.mkdir()
+    (site.root / "other").write_bytes(b"other")
+    for name, place in (("m.gguf", shared), ("other", removed)):
+        nekko(running, "pull", site.url(f"/{name}"))
+        nekko(running, "view", site.url(f"/{name}"), "--as", "files", place)
+    (site.root / "m.gguf").write_bytes(b"new")
+    nekko(running, "pull", "--refresh", site.url("/m.gguf"))
+    nekko(running, "rm", site.url("/other"))
+    shared.parent.chmod(0o777)
+    told = nekko(running, "view", "--refresh")
+    assert f"{shared}: old and not yours alone" in told
+    assert str(removed) not in told
+    assert (files(shared), files(removed)) == ({"m.gguf": BODY}, {"other": b"other"})
+    assert "kept: what it shows was removed" in nekko(running, "view")
+    assert "is not in the cache" in nekko(running, "view", "--refresh", removed, code=3)
+    nekko(running, "view", "--refresh", shared)
+    assert files(shared) == {"m.gguf": b"new"}
+
+
 def test_view_of_other_content_takes_the_place_of_a_view(tmp_path: Path, running: Daemon, site: Server) -> None:
     (site.root / "other").write_bytes(b"other")
     place = tmp_path / "view"

@@ -45,6 +45,15 @@ holds_end() {
     return 1
 }
 only_root_sees_images() { ! setpriv --reuid=65534 --regid=65534 --clear-groups ls /run/nekko-images >/dev/null 2>&1; }
+G=http://127.0.0.1:8199/g.bin
+view_is_made() { nekko pull $G >/dev/null && nekko view $G --as files /srv/view && cmp /srv/view/g.bin /srv/g.bin; }
+content_changes() {
+    echo newer >/srv/g.bin
+    nekko pull --refresh $G >/dev/null && ! cmp -s /srv/view/g.bin /srv/g.bin
+}
+view_follows() { systemctl start nekko-views.service && cmp /srv/view/g.bin /srv/g.bin; }
+timer_waits() { systemctl enable --quiet --now nekko-views.timer && [ "$(systemctl show -P ActiveState nekko-views.timer)" = active ]; }
+stopped_daemon_is_left_alone() { systemctl start nekko-views.service && is ActiveState inactive; }
 by_tcp() { # by_tcp STATUS ADDRESS: what it answers
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "http://127.0.0.1:$2")" = "$1" ]
 }
@@ -85,8 +94,15 @@ step "the mount is there after a restart of the cache's daemon" systemctl restar
 step "the mount is whole" is_mounted
 step "it is removed" nekko umount "$place"
 step "the cache keeps nothing for it any more" holds_end
+echo first >/srv/g.bin
+step "root makes a view" view_is_made
+step "its content changes, and it does not" content_changes
+step "its service makes it anew" view_follows
+step "its timer waits" timer_waits
 step "the image API stops" systemctl stop nekko-images.socket nekko-images.service
 step "it stops" systemctl stop nekko.service
 step "the stop is clean" is Result success
+step "its socket stops" systemctl stop nekko.socket nekko-lan.socket
+step "views do not start it" stopped_daemon_is_left_alone
 echo done
 systemctl poweroff

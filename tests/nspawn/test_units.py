@@ -47,11 +47,18 @@ def test_units_under_real_systemd(container: Path) -> None:
     result = container / "root/result"
     told = result.read_text() if result.exists() else f"nothing ran:\n{boot.stdout[-3000:]}\n{boot.stderr[-2000:]}"
     assert told.rstrip().endswith("done"), told
-    assert told.count("ok ") == 25, told
+    assert told.count("ok ") == 31, told
 
 
 def test_units_are_sound_and_closely_confined() -> None:
-    for unit in ("nekko.service", "nekko.socket", "nekko-images.service", "nekko-images.socket"):
+    for unit in (
+        "nekko.service",
+        "nekko.socket",
+        "nekko-images.service",
+        "nekko-images.socket",
+        "nekko-views.service",
+        "nekko-views.timer",
+    ):
         path = ROOT / "systemd" / unit
         verified = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
         assert not [line for line in verified.stderr.splitlines() if unit in line and "not executable" not in line]
