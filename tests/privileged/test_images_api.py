@@ -108,6 +108,7 @@ def test_missing_program_is_named_with_its_package(image_host: ImageHost) -> Non
 def test_description_is_served_and_answers_are_as_it_says(served: Daemon, image_host: ImageHost) -> None:
     status, described = served.ask("GET", f"{BASE}/swagger.json")
     assert (status, described["swagger"]) == (200, "2.0")
+    assert ": null" not in json.dumps(described)  # as an unquoted comma in a text of YAML makes of what follows it
 
     def check(name: str, value: Any) -> None:
         jsonschema_rs.validate({"$ref": f"#/definitions/{name}", "definitions": described["definitions"]}, value)
