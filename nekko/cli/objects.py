@@ -84,6 +84,7 @@ def umount(which: tuple[str, ...], force: bool, lazy: bool, daemon: Daemon) -> N
 @click.option("--name", help="A name of its own, in place of its id.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
 @click.option("--workdir", metavar="DIRECTORY", help="Where it starts.")
+@click.option("--user", metavar="USER[:GROUP]", help="Who it runs as, by names of the image or by numbers.")
 @click.option("--hostname", help="What it takes for the name of its host.")
 @click.option("--systemd", is_flag=True, help="The command is systemd.")
 @images_option

@@ -10,6 +10,7 @@ from typing import Any
 
 from nekko.errors import ImageInvalidError
 from nekko.images.confine import open_within
+from nekko.images.users import user_of
 
 NAMESPACES = {"cgroup": "cgroup", "ipc": "ipc", "mnt": "mount", "net": "network", "pid": "pid", "uts": "uts"}
 """Those that are made, by the API's names; the runtime has its own."""
@@ -23,7 +24,6 @@ SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE A
 MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
 """
 """By their numbers. Source: Linux, include/uapi/linux/capability.h."""
-_NUMBERS = re.compile(r"(\d+)(?::(\d+))?")
 
 
 def bundle(cgroup: str, definition: Mapping[str, Any], config: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def bundle(cgroup: str, definition: Mapping[str, Any], config: Mapping[str, Any]
         root: The directory of its file system.
 
     Raises:
-        ImageInvalidError: Its command is not there, or something asked for cannot be.
+        ImageInvalidError: Its command or its user is not there, or something asked for cannot be.
     """
     environment = {"PATH": PATH, **_variables(config.get("Env", ())), **_variables(definition.get("environment", ()))}
     is_systemd = definition.get("systemd", False)
@@ -49,6 +49,7 @@ def bundle(cgroup: str, definition: Mapping[str, Any], config: Mapping[str, Any]
     place = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         _check_executable(place, command[0], environment["PATH"], cwd)
+        user = user_of(definition.get("user") or config.get("User") or "", place)
     finally:
         os.close(place)
     asked = definition.get("namespaces") or DEFAULT_NAMESPACES
@@ -59,7 +60,7 @@ def bundle(cgroup: str, definition: Mapping[str, Any], config: Mapping[str, Any]
     described: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": {
-            "user": _user(config.get("User", "")),
+            "user": user.described(),
             "args": command,
             "env": [f"{name}={value}" for name, value in environment.items()],
             "cwd": cwd,
@@ -114,16 +115,6 @@ def _check_executable(root: int, name: str, path: str, cwd: str) -> None:
         if stat.S_ISREG(mode) and mode & 0o111:
             return
     raise ImageInvalidError(f"command: there is no program {name[:200]!r} in the image")
-
-
-def _user(text: str) -> dict[str, int]:
-    """Give the user that an image names; only by number, for a name would mean what a file of the image says."""
-    if not text:
-        return {"uid": 0, "gid": 0}
-    found = _NUMBERS.fullmatch(text)
-    if found is None:
-        raise ImageInvalidError(f"the image runs as {text[:100]!r}: only users with a number can be used here")
-    return {"uid": int(found[1]), "gid": int(found[2] or 0)}
 
 
 def _variables(lines: Sequence[str]) -> dict[str, str]:

@@ -194,6 +194,30 @@ def test_runtime_that_is_not_chosen_fits_the_host(image_host: ImageHost) -> None
         assert served.ask("DELETE", f"{BASE}/container?id={made['id']}")[0] == 200
 
 
+def test_container_runs_as_the_user_that_it_or_its_image_names(served: Daemon, image_host: ImageHost) -> None:
+    source = image_host.files / "who.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <unistd.h>\nint main(void) { gid_t more[9]; int n = getgroups(9, more);"
+        'printf("%d:%d", getuid(), getgid()); for (int i = 0; i < n; i++) printf(" %d", more[i]); puts(""); }'
+    )
+    subprocess.run(["cc", "-static", "-o", image_host.files / "who", source], check=True)
+    layer = archive(
+        directory("bin"), entry("bin/who", (image_host.files / "who").read_bytes(), mode=0o755),
+        directory("etc"), entry("etc/passwd", b"web:x:101:102::/:/bin/who\n"),
+        entry("etc/group", b"web:x:102:\nadm:x:4:web\n"),
+    )  # fmt: skip
+    with docker_registry(image_host.directory / "registry") as registry:
+        push_image(registry, image_host.files, "who:v1", [layer], config={"User": "web", "Cmd": ["/bin/who"]})
+        mount = overlay({"kind": "content", "content": {"source": f"{registry.host}/who:v1"}})
+        for more, told in (({}, "101:102 4"), ({"user": "7:adm"}, "7:4"), ({"user": "root"}, None)):
+            made = post(served, "/container", {"mount": mount, "state": "running", **more})[1]
+            if told is None:
+                assert (made["state"], "user 'root' is not in the image" in made["error"]) == ("dead", True)
+            else:
+                ended = wait(served, made["id"], "exited", "dead")
+                assert (ended["state"], log_of(ended)) == ("exited", told), ended
+
+
 def test_image_of_a_registry_runs_by_one_request_as_it_says(served: Daemon, image_host: ImageHost) -> None:
     source = image_host.files / "hello.c"
     source.write_text('#include <stdio.h>\nint main(int n, char **a) { printf("%s %s\\n", a[0], a[1]); return n; }')
