@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -14,11 +15,11 @@ import pytest
 
 from tests.daemon import Client
 from tests.guest.machine import HOST, RUN_SECONDS, Guest, at_host, needs_guest
-from tests.guest.storage import Target, iscsi_target
+from tests.guest.storage import Target, iscsi_target, nbd_server
 from tests.guest.test_guest_images import made, remove
 from tests.privileged.image_host import on_attach
 from tests.privileged.test_images_api import BASE, post
-from tests.servers import Server, free_port, running
+from tests.servers import Server, free_port
 
 pytestmark = needs_guest
 INITIATOR = "iqn.2026-01.example.nekko:node"
@@ -27,9 +28,8 @@ INITIATOR = "iqn.2026-01.example.nekko:node"
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """Give a disk with an ext4 that has a file."""
-    tree, disk = tmp_path / "tree", tmp_path / "disks" / "disk"
+    tree, disk = tmp_path / "tree", tmp_path / "disk"
     tree.mkdir()
-    disk.parent.mkdir()
     (tree / "hello").write_text("world")
     with disk.open("wb") as file:
         file.truncate(6 << 20)
@@ -151,12 +151,10 @@ def test_session_of_the_operator_is_left_alone(guest: Guest, images: Client, tar
 
 @pytest.fixture
 def nbd_port(tmp_path: Path, disk: Path) -> Iterator[int]:
-    """Serve each file of the disks' directory as an export of its name."""
-    port = free_port()
-    command = ["nbdkit", "--foreground", "--exit-with-parent", "--ipaddr", "127.0.0.1", "--port", str(port), "file",
-               f"dir={disk.parent}"]  # fmt: skip
-    with running(command, port, tmp_path / "nbdkit.log"):
-        yield port
+    """Serve a copy of the disk as the export of its name."""
+    with nbd_server(tmp_path / "nbd") as server:
+        shutil.copy(disk, server.root)
+        yield server.port
 
 
 def nbd(**own: Any) -> dict[str, Any]:
