@@ -20,7 +20,7 @@ from nekko.errors import (
 from nekko.oci.digest import Digest
 from nekko.store.incoming import in_batches
 from nekko.transfer.passage import Passage
-from nekko.transfer.table import Transfer, Transfers, retold
+from nekko.transfer.table import Transfer, Transfers
 from nekko.upstream.base import Objects, ObjectStat
 
 DOWN_SECONDS = 10.0
@@ -49,7 +49,7 @@ class Tier:
             UpstreamError: The store does not say, or could not be reached a moment ago.
         """
         if self._fault is not None and trio.current_time() < self._down_until:
-            raise retold(self._fault)
+            raise UpstreamConnectError(f"the object store is not asked again so soon after this: {self._fault}")
         try:
             return await self._objects.stat(digest)
         except _DOWN as error:
