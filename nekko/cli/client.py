@@ -268,6 +268,14 @@ class Daemon:
             return False
         return True
 
+    def holds(self, cache_dir: Path) -> bool:
+        """Tell whether it answers, and is known to work on a cache: no other process may."""
+        try:
+            answer = self.ask("GET", "/admin/status")
+        except CommandError:
+            return False
+        return not answer.is_error and bool(answer.body["cache_dir"] == str(cache_dir))
+
     def _connect(self) -> HTTPConnection:
         tried = []
         for address in self._addresses:

@@ -93,11 +93,8 @@ def fsck(rebuild: bool, config_file: str | None, cache_dir: str | None, daemon: 
     from nekko.config.sources import read
 
     directory = read({"cache_dir": cache_dir, "config_file": config_file}, os.environ).settings.cache_dir
-    if daemon.is_there():
-        answer = daemon.ask("GET", "/admin/status")
-        # A daemon on another cache is no obstacle; one that will not say is met at the lock of the cache.
-        if not answer.is_error and answer.body.get("cache_dir") == str(directory):
-            raise CommandError(f"the daemon that holds {directory} must be stopped first", Exit.FAILED)
+    if daemon.holds(directory):  # one that will not say is met at the lock of the cache
+        raise CommandError(f"the daemon that holds {directory} must be stopped first", Exit.FAILED)
     from nekko.store.fsck import run
 
     report = run(directory, rebuild=rebuild)

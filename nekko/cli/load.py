@@ -62,18 +62,17 @@ def load(
         settings = read({"cache_dir": cache_dir, "config_file": config_file}, os.environ).settings
         click.echo(f"no daemon answers: loading into {settings.cache_dir} without it", err=True)
         return _load_without(settings, files, as_json=as_json)
-    tally = _Tally(as_json=as_json)
-    for file in files.archives:
-        _send(daemon, file, {"platform": platform} | ({"name": files.name} if files.name else {}), tally)
-    for image in dict.fromkeys(files.listed):
-        _pull(daemon, image, platform, tally)
-    click.echo(tally.summary, err=True)
-    return tally.exit
+    return _load_by(daemon, files, platform, as_json=as_json)
 
 
-def load_standalone(settings: "Settings", given: Sequence[str], platform: str, name: str | None) -> int:
-    """Load files into the cache of a daemon that is stopped; give the exit code."""
-    return _load_without(settings, _Files.of(given, platform, name), as_json=False)
+def load_files(
+    settings: "Settings", given: Sequence[str], platform: str, name: str | None, daemon: Daemon | None
+) -> int:
+    """Load files into a cache, by the daemon that holds it if there is one; give the exit code."""
+    files = _Files.of(given, platform, name)
+    if daemon is None:
+        return _load_without(settings, files, as_json=False)
+    return _load_by(daemon, files, platform, as_json=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,16 @@ class _Files:
         return cls(paths, archives, listed, selection, named)
 
 
+def _load_by(daemon: Daemon, files: _Files, platform: str, *, as_json: bool) -> int:
+    tally = _Tally(as_json=as_json)
+    for file in files.archives:
+        _send(daemon, file, {"platform": platform} | ({"name": files.name} if files.name else {}), tally)
+    for image in dict.fromkeys(files.listed):
+        _pull(daemon, image, platform, tally)
+    click.echo(tally.summary, err=True)
+    return tally.exit
+
+
 def _load_without(settings: "Settings", files: _Files, *, as_json: bool) -> int:
     from nekko import standalone
 
@@ -120,7 +129,7 @@ def _is_daemon_of(daemon: Daemon, cache_dir: str | None, config_file: str | None
     from nekko.config.sources import read
 
     wanted = read({"cache_dir": cache_dir, "config_file": config_file}, os.environ).settings.cache_dir
-    return bool(daemon.ask("GET", "/admin/status").checked().body["cache_dir"] == str(wanted))
+    return daemon.holds(wanted)
 
 
 class _Tally:

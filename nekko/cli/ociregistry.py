@@ -1,8 +1,8 @@
 """ociregistry's own command line: its commands, with its flags before or after them and its defaults.
 
 It is spoken where the program is called `ociregistry`, where a flag says so that nekko does not have, or where the file
-that is named before the command is ociregistry's. The commands work on the directory, as there. Flags of nekko's own
-settings may stand beside those of `serve`.
+that is named before the command is ociregistry's. The commands work on the directory, as there; a daemon that holds it
+is asked to. Flags of nekko's own settings may stand beside those of `serve`.
 Source: its documents, "Command Line Options", and its program where that says more.
 """
 
@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import click
 
-from nekko.cli.exits import HELP, CommandError, Exit
+from nekko.cli.client import DEFAULT_ADDRESSES, Access, Daemon
+from nekko.cli.exits import HELP, CommandError, Exit, one_line
 from nekko.cli.images import HEADS, listed, local, matching
-from nekko.cli.load import load_standalone
+from nekko.cli.load import load_files
 from nekko.cli.options import setting_options
 from nekko.cli.space import seconds_since
 from nekko.cli.version import version_text
 from nekko.config import grammar
+from nekko.config.address import Address, TcpAddress, parse_address
 from nekko.config.ociregistry import DIALECT, is_ociregistrys
 from nekko.config.settings import Settings
 
@@ -179,21 +182,25 @@ def list_images(before: Mapping[str, Any], /, header: bool, pattern: str, short_
 def prune(
     before: Mapping[str, Any], /, pattern: str | None, date: datetime | None, dry_run: str | None, **flags: Any
 ) -> None:
-    """Remove images from the directory; the daemon must be stopped."""
+    """Remove images from the directory, or have the daemon do it that holds it."""
     if (pattern is None) == (date is None):
         raise click.UsageError("say which images go: --pattern or --date, one of them")
     if pattern is not None and not pattern.strip(" ,"):
         raise click.UsageError("--pattern is empty: '.*' stands for all")
-    from nekko import standalone
-
     is_trial = dry_run is not None and grammar.switch(dry_run)
     settings = _existing(before, flags)
     seconds = seconds_since(date, "--date") if date is not None else 0.0
-    plan = standalone.prune(settings, pattern, seconds, is_trial=is_trial)
-    for item in plan.items:
-        click.echo(item.name)
-    would = "would be removed" if is_trial else "removed"
-    click.echo(f"{len(plan.items)} images {would}, {plan.freed_bytes} bytes freed", err=True)
+    if (daemon := _daemon_of(settings)) is not None:
+        names, freed = _prune_by(daemon, pattern, seconds, is_trial=is_trial)
+    else:
+        from nekko import standalone
+
+        plan = standalone.prune(settings, pattern, seconds, is_trial=is_trial)
+        names, freed = [item.name for item in plan.items], plan.freed_bytes
+    for name in names:
+        click.echo(one_line(name))
+    would = "would be " if is_trial else ""
+    click.echo(f"{len(names)} images {would}removed, {freed} bytes {would}freed", err=True)
 
 
 @ociregistry.command(epilog=HELP)
@@ -205,12 +212,12 @@ def prune(
 @click.option("--resolve-ref", "name", metavar="NAME", help="The name of an archive's only image.")
 @click.pass_obj
 def load(before: Mapping[str, Any], /, image_file: str | None, name: str | None, **flags: Any) -> int:
-    """Load images into the directory; the daemon must be stopped."""
+    """Load images into the directory, or have the daemon do it that holds it."""
     image_file = image_file or _file_of(before, flags).get("imageFile")
     if image_file is None:
         raise click.UsageError("say what is loaded: --image-file, or imageFile in the file of settings")
     settings = _settings(before, flags)
-    return load_standalone(settings, [image_file], settings.preload_platform, name)
+    return load_files(settings, [image_file], settings.preload_platform, name, _daemon_of(settings))
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +248,32 @@ def _existing(before: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings:
             Exit.NOT_THERE,
         )
     return settings
+
+
+def _daemon_of(settings: Settings) -> Daemon | None:
+    """Give the daemon that holds the directory, if it answers where its settings or the defaults say it listens."""
+    access = Access(os.environ.get("NEKKO_TOKEN") or None)
+    for address in sorted((*map(parse_address, settings.address), *DEFAULT_ADDRESSES), key=_is_open):
+        daemon = Daemon([address], access)
+        if daemon.holds(settings.cache_dir):
+            click.echo(f"{settings.cache_dir} is in use: its daemon at {address} is asked", err=True)
+            return daemon
+    return None
+
+
+def _is_open(address: Address) -> bool:
+    """Tell whether others than this machine may reach an address: there, changing anything takes a token."""
+    return isinstance(address, TcpAddress) and address.host not in ("localhost", "127.0.0.1", "::1")
+
+
+def _prune_by(daemon: Daemon, pattern: str | None, seconds: float, *, is_trial: bool) -> tuple[list[str], int]:
+    rule = {"type": "created", "dur": f"{seconds:f}s"} if pattern is None else {"type": "pattern", "expr": pattern}
+    query = urlencode({**rule, "count": -1, "dryRun": str(is_trial).lower()})
+    accept = {"Accept": "application/json"}
+    answer = daemon.start("DELETE", f"/cmd/prune?{query}", headers=accept, timeout_seconds=None).wait()
+    assert answer is not None, "waiting without a limit gives an answer"
+    told = answer.checked().body
+    return told["images"], told["freed_bytes"]
 
 
 def _file_of(before: Mapping[str, Any], flags: Mapping[str, Any]) -> Mapping[str, Any]:

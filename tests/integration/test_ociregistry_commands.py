@@ -146,6 +146,28 @@ def test_list_and_load_take_what_the_file_says_for_them(images: Path, tmp_path: 
     )
 
 
+def test_daemon_that_holds_the_directory_is_asked_to_load_and_prune(images: Path, tmp_path: Path) -> None:
+    file, port, everywhere = tmp_path / "c.yaml", free_port(), free_port()
+    file.write_text(
+        f"imagePath: {images}\nairGapped: true\narch: amd64\naddress: ['127.0.0.1:{port}', ':{everywhere}']\n"
+    )
+    told = f"{images} is in use: its daemon at 127.0.0.1:{port} is asked"
+    with served(tmp_path / "log", port, "--config-file", file, "serve") as url:
+        name = f"{url}/v2/o/app/manifests/v1?ns=ghcr.io"
+        assert run("--config-file", file, "prune", "--pattern", "o/app", "--dry-run").stdout == "ghcr.io/o/app:v1\n"
+        assert httpx.get(name).status_code == 200
+        done = run("--config-file", file, "prune", "--pattern", "o/app")
+        assert (done.stdout, done.stderr.splitlines()[0]) == ("ghcr.io/o/app:v1\n", told)
+        assert httpx.get(name).status_code == 404
+        done = run("--config-file", file, "load", "--image-file", tmp_path / "images.tar")
+        assert (done.stderr.splitlines()[0], done.stderr.splitlines()[-1]) == (told, "2 loaded, 0 skipped, 0 failed")
+        assert httpx.get(name).content == IMAGE
+        assert run("--config-file", file, "prune", "--date", "2020-01-01T00:00:00").stdout == ""
+        file.write_text(f"imagePath: {images}\nport: {everywhere}\n")  # where everybody may come by
+        assert "configure `tokens`" in run("--config-file", file, "prune", "--pattern", ".", code=6).stderr
+        assert httpx.get(name).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
