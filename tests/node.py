@@ -78,7 +78,7 @@ async def open_node(cache: Path, settings: Settings = QUICK, tuning: Tuning | No
         made = node.assemble(nursery, store, upstreams, Statsd(settings, None), settings, tuning)
         parts = {part.name: getattr(made, part.name) for part in fields(made)} | {
             "scrub": Scrub(store.catalog, Verifier(store, made.repairs), interval_seconds=3600.0, bytes_per_second=0),
-            "sync": Sync(store, made.pulls, settings, look_seconds=0.05),
+            "sync": Sync(store, made.pulls, settings, look_seconds=0.05, labels_seconds=0.05),
         }
         yield Node(**parts, client=client)
         nursery.cancel_scope.cancel()

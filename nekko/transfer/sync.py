@@ -34,6 +34,7 @@ LOOK_SECONDS = 60.0
 RETRY_SECONDS, RETRY_MAX_SECONDS = 60.0, 3600.0
 """After a failure; doubles each time."""
 LABELS_SECONDS = 5.0
+"""So often the file of node labels is made what it should be."""
 LABEL_PREFIX = "sync.nekko.io/"
 _KEY = "sync"
 
@@ -84,7 +85,15 @@ class _Kept:
 class Sync:
     """The list of one node, kept. `run` does the work."""
 
-    def __init__(self, store: Store, pulls: Pulls, settings: Settings, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pulls: Pulls,
+        settings: Settings,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        labels_seconds: float = LABELS_SECONDS,
+    ) -> None:
         """Take up the list of the file, or of an earlier process.
 
         Raises:
@@ -94,6 +103,7 @@ class Sync:
         self._pulls = pulls
         self._settings = settings
         self._look_seconds = look_seconds
+        self._labels_seconds = labels_seconds
         self._slots = trio.CapacityLimiter(settings.max_transfers)
         self._changed = trio.Event()
         self._kept: list[_Kept] = []
@@ -210,16 +220,17 @@ class Sync:
     # --- node labels -------------------------------------------------------------------------------------------------
 
     async def _write_labels(self, file: Path) -> None:
-        written = b""
+        """Keep the file as it should be, also where it is removed, or its directory is made later than this daemon."""
+        fault: str | None = None
         while True:
-            text = labels_of(self.statistics())
-            if text != written:
-                try:
-                    await trio.to_thread.run_sync(replace_file, file, text)
-                except OSError as error:
-                    log.error("syncLabelsFile %s: %s", file, error.strerror)
-                written = text
-            await trio.sleep(LABELS_SECONDS)
+            try:
+                await trio.to_thread.run_sync(_have_written, file, labels_of(self.statistics()))
+                fault = None
+            except OSError as error:
+                if error.strerror != fault:
+                    log.error("syncLabelsFile %s: %s; it is tried again", file, error.strerror)
+                fault = error.strerror
+            await trio.sleep(self._labels_seconds)
 
 
 def entries_of(wanted: Iterable[Wanted], *, default_platform: str) -> list[Entry]:
@@ -248,6 +259,15 @@ def labels_of(statistics: Sequence[SyncStatistics]) -> bytes:
     lines = [f"{LABEL_PREFIX}{each.entry.label}={each.state}" for each in statistics]
     are_ready = all(each.state == "ready" for each in statistics)
     return "\n".join([f"{LABEL_PREFIX}ready={str(are_ready).lower()}", *lines, ""]).encode()
+
+
+def _have_written(file: Path, text: bytes) -> None:
+    try:
+        is_written = file.read_bytes() == text
+    except FileNotFoundError:
+        is_written = False
+    if not is_written:
+        replace_file(file, text)
 
 
 def _due_of(entry: Entry, held: Outline | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +199,9 @@ async def test_list_outlasts_the_process(tmp_path: Path, far: FarEnd) -> None:
 
 async def test_file_says_what_is_held_and_is_taken_anew(tmp_path: Path, far: FarEnd) -> None:
     one, two = far.on("/one", whole(BODY)), far.on("/two", whole(b"two"))
-    file, labels = tmp_path / "list.yaml", tmp_path / "labels"
+    file = tmp_path / "list.yaml"
     file.write_text(f"contents:\n- {one}\n")
-    settings = replace(QUICK, sync_file=file, sync_labels_file=labels)
-    async with open_node(tmp_path / "cache", settings) as node, keeping(node) as at:
+    async with open_node(tmp_path / "cache", replace(QUICK, sync_file=file)) as node, keeping(node) as at:
         told = await until(at, are_ready)
         assert (told["file"], [each["url"] for each in told["contents"]]) == (str(file), [one])
         assert str(file) in (await put(at, two, code=409))["detail"]
@@ -213,7 +213,23 @@ async def test_file_says_what_is_held_and_is_taken_anew(tmp_path: Path, far: Far
         with pytest.raises(ConfigInvalidError, match=r"list.yaml:3: url is missing"):
             await trio.to_thread.run_sync(node.sync.reload)
         assert len((await until(at, are_ready))["contents"]) == 2
-        lines = [f"{each['label']}=ready" for each in told["contents"]]
-        with trio.fail_after(20):
-            while not labels.exists() or labels.read_text().splitlines() != ["sync.nekko.io/ready=true", *lines]:
-                await trio.sleep(0.05)
+
+
+async def test_labels_are_written_and_again_where_they_are_lost(
+    tmp_path: Path, far: FarEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Node Feature Discovery may come to a node later than its models do."""
+    labels = tmp_path / "features.d/nekko"
+    settings = replace(QUICK, sync_labels_file=labels)
+    async with open_node(tmp_path / "cache", settings) as node, keeping(node) as at:
+        told = await put(at, far.on("/one", whole(BODY)), far.on("/none", status(404)))
+        lines = [f"{each['label']}={state}" for each, state in zip(told["contents"], ("ready", "failed"), strict=True)]
+        told = await until(at, lambda told: [each["state"] for each in told["contents"]] == ["ready", "failed"])
+        for make in (labels.parent.mkdir, labels.unlink, partial(labels.write_text, "sync.nekko.io/ready=true")):
+            make()
+            with trio.fail_after(20):
+                while not labels.exists() or labels.read_text().splitlines() != ["sync.nekko.io/ready=false", *lines]:
+                    await trio.sleep(0.02)
+    assert [record.getMessage() for record in caplog.records if "syncLabelsFile" in record.getMessage()] == [
+        f"syncLabelsFile {labels}: No such file or directory; it is tried again"
+    ]
