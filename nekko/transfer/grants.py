@@ -39,17 +39,21 @@ class Grants:
         self._is_shared = is_shared
         self._granted: OrderedDict[tuple[str, bytes], float] = OrderedDict()
 
+    def is_open(self, locator: HubLocator) -> bool:
+        """Tell whether a repository is known to be open."""
+        told = self._catalog.told(_access(locator))
+        return told is not None and told.said == _OPEN
+
     async def right_to_files(self, locator: HubLocator, caller: Credentials | None) -> Right:
         """Say by which right a repository's files may be had.
 
         Raises:
             UpstreamError: The Hub's refusal, or why it could not be asked.
         """
-        name = f"{locator.home}#access"
-        told = self._catalog.told(name)
-        if told is not None and told.said == _OPEN:
+        if self.is_open(locator):
             return OPEN
-        if told is None or caller is None:
+        name = _access(locator)
+        if caller is None or self._catalog.told(name) is None:
             try:
                 await self._hub.check_access(locator)
             except (UpstreamDeniedError, UpstreamNotFoundError):
@@ -85,3 +89,8 @@ class Grants:
                 if len(self._granted) > MAX_KNOWN:
                     self._granted.popitem(last=False)
         return Right(caller, is_private=not self._is_shared)
+
+
+def _access(locator: HubLocator) -> str:
+    """Name what is known of a repository's access."""
+    return f"{locator.home}#access"

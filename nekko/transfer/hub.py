@@ -136,6 +136,17 @@ class HubMirror:
             found = self._with_blob(replace(found, right=right))
         return found
 
+    async def check_access(self, locator: HubLocator, caller: Credentials | None) -> None:
+        """Return where the caller may have a repository's files.
+
+        Raises:
+            UpstreamError: The Hub's refusal, or why it could not be asked where that is not known.
+        """
+        await self.listing(locator, caller)
+        if not self._grants.is_open(locator):
+            self._may_ask(locator)
+            await self._grants.right_to_files(locator, caller)
+
     @asynccontextmanager
     async def join(self, found: HubFile) -> AsyncIterator[Transfer]:
         """Join the transfer of a file that is not held."""

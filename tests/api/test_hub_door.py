@@ -147,6 +147,19 @@ async def test_file_streams_while_it_arrives_and_its_end_waits_for_the_proof(doo
     assert body == WEIGHTS
 
 
+async def test_head_of_a_part_is_told_while_the_file_arrives(door: Door) -> None:
+    """The Rust client asks for one byte of each file, and looks at the head alone."""
+    gate = trio.Event()
+    door.hub.far.on(f"/acme/Tiny/resolve/{COMMIT}/model.safetensors", whole(WEIGHTS, gate=gate, stall_after=200_000))
+    place, part = "/hf/acme/Tiny/resolve/main/model.safetensors", {"Range": "bytes=0-0"}
+    async with door.served.client.stream("GET", place, headers=part) as answer:
+        assert not gate.is_set()
+        assert (answer.status_code, answer.headers["content-range"]) == (206, f"bytes 0-0/{len(WEIGHTS)}")
+        assert answer.headers["x-repo-commit"] == COMMIT
+        gate.set()
+        assert await answer.aread() == WEIGHTS[:1]
+
+
 async def test_wrong_bytes_under_a_right_etag_are_never_a_whole_answer(door: Door) -> None:
     wrong = bytes(len(WEIGHTS))
     door.hub.far.on(
@@ -316,6 +329,7 @@ async def test_what_is_held_is_served_without_the_hub(
         assert len((await door.ask("api/models/acme/Tiny/tree/main?recursive=true")).json()) == len(FILES) + 3
         assert (await door.ask("api/models/acme/Tiny")).json()["sha"] == COMMIT
         if not is_pulled:
+            assert (await door.ask("api/models/acme/Tiny/auth-check")).status_code == 200
             assert (await door.ask("api/models/acme/Tiny/refs")).json()["branches"]
 
 
@@ -327,7 +341,8 @@ async def test_what_is_not_known_is_no_absence_without_the_hub(
         if trouble == "down":
             door.go_down()
         hub.throttled = 1000 if trouble == "throttled" else 0
-        for path in ("acme/Tiny/resolve/main/config.json", "api/models/acme/Tiny", "api/models/acme/Tiny/refs"):
+        api = "api/models/acme/Tiny"
+        for path in ("acme/Tiny/resolve/main/config.json", api, f"{api}/refs", f"{api}/auth-check"):
             answer = await door.ask(path)
             assert refusal(answer) == (code, None)
             assert ("retry-after" in answer.headers) == (trouble == "throttled")

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ async def test_file_goes_to_those_whom_the_hub_would_give_it(door: Door, hub: Fa
     assert (await door.ask("api/models/acme/Tiny/tree/main", **GRANTED)).status_code == 200
     fetched = [path for _, path in door.asked() if "/resolve/" in path]
     assert len(fetched) == 2
+
+
+@pytest.mark.parametrize("is_private", [False, True], ids=["gated", "private"])
+async def test_access_is_told_before_a_file_is_asked_for(door: Door, hub: FakeHub, is_private: bool) -> None:
+    if is_private:
+        make_private(hub)
+    check = partial(door.ask, "api/models/acme/Tiny/auth-check")
+    for _ in range(2):
+        code = "RepoNotFound" if is_private else "GatedRepo"
+        assert refusal(await check()) == (401, code)
+        assert refusal(await check(**OTHER)) == (404 if is_private else 403, code)
+        assert (await check(**GRANTED)).json() == {}
+    hub.repos["model", "acme/Tiny"].tokens.clear()
+    door.go_down()
+    assert (await check(**GRANTED)).status_code == 200, "who was let in lately is let in"
+    assert (await check(**OTHER)).status_code == 502
 
 
 async def test_token_is_shown_to_the_hub_once_and_never_to_the_cdn(door: Door, hub: FakeHub) -> None:

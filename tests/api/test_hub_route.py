@@ -31,6 +31,8 @@ FILE, INFO, TREE, PATHS, REFS = Endpoint.FILE, Endpoint.INFO, Endpoint.TREE, End
         ("/api/datasets/acme/data/paths-info/main", Route(PATHS, "dataset", "acme/data", "main")),
         ("/api/models/acme/Tiny/refs", Route(REFS, "model", "acme/Tiny")),
         ("/api/models/gpt2/refs", Route(REFS, "model", "gpt2")),
+        ("/api/models/acme/Tiny/auth-check", Route(Endpoint.ACCESS, "model", "acme/Tiny")),
+        ("/acme%2FTiny/resolve/main/x", Route(FILE, "model", "acme/Tiny", "main", "x")),
         ("/", Route(Endpoint.FRONT)),
         ("/acme/Tiny", Route(Endpoint.OTHER)),
         ("/acme/Tiny/resolve/main", Route(Endpoint.OTHER)),

@@ -137,9 +137,13 @@ async def test_errors_are_those_of_the_hub(node: Node, version: str, tmp_path: P
         ("snapshot_download", {"repo_id": "acme/Tiny", "revision": "nope"}),
     ]
     calls += [
-        ("hf_hub_download", file | {"repo_id": f"acme/{name}", "token": token})
+        call
         for name in ("gated", "secret")
         for token in (False, "hf_other", "hf_granted", "hf_other", False)
+        for call in (
+            ("hf_hub_download", file | {"repo_id": f"acme/{name}", "token": token}),
+            ("auth_check", {"repo_id": f"acme/{name}", "token": token}),
+        )
     ]
     told = {}
     for endpoint in (node.hub.url, node.endpoint):
@@ -148,7 +152,9 @@ async def test_errors_are_those_of_the_hub(node: Node, version: str, tmp_path: P
         told[endpoint] = await next(clients(version, home, endpoint)).call(*calls)
     direct, through = told.values()
     assert [each.get("error") for each in through] == [each.get("error") for each in direct]
-    assert sum("value" in each for each in through) == 2 + 4  # a client keeps what it had with the right token
+    assert (
+        sum("value" in each for each in through) == 2 + 4 + 2
+    )  # a client keeps files that it had with the right token
 
 
 @pytest.mark.peers

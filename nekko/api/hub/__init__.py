@@ -6,6 +6,7 @@
     …/revision/<rev>                                       the same at a revision
     …/tree/<rev>[/<folder>], …/paths-info/<rev> (POST)     files and folders
     …/refs                                                 branches and tags
+    …/auth-check                                           whether the caller may have its files
 
 A listener whose only door this is serves all of it without `/hf` as well. `<repo>` is one part or two; a revision's own
 slashes are percent-encoded, so paths are parted before they are decoded (`route`). Everything but bytes and refs is

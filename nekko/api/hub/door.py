@@ -63,6 +63,9 @@ class HubDoor:
             await self._file(asked, locator)
         elif route.endpoint is Endpoint.REFS:
             await asked.answer(200, await self.mirror.refs(locator, _caller(asked)), [JSON])
+        elif route.endpoint is Endpoint.ACCESS:
+            await self.mirror.check_access(locator, _caller(asked))
+            await asked.answer(200, b"{}", [JSON])
         else:
             await self._described(asked, locator, partial(_describe, asked, route))
 

@@ -23,11 +23,12 @@ class Endpoint(Enum):
     TREE = "tree"
     PATHS = "paths-info"
     REFS = "refs"
+    ACCESS = "auth-check"
     OTHER = "other"
     """Of no use to somebody who downloads, or known to nobody."""
 
 
-_MARKS = {each.value: each for each in (Endpoint.INFO, Endpoint.TREE, Endpoint.PATHS, Endpoint.REFS)}
+_MARKS = {each.value: each for each in (Endpoint.INFO, Endpoint.TREE, Endpoint.PATHS, Endpoint.REFS, Endpoint.ACCESS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Route:
         for at in (2, 1):
             endpoint = _MARKS.get(parts[at]) if len(parts) > at else None
             repository, rest = "/".join(parts[:at]), parts[at + 1 :]
-            if endpoint is Endpoint.REFS and not rest:
+            if endpoint in (Endpoint.REFS, Endpoint.ACCESS) and not rest:
                 return cls(endpoint, kind, repository)
             if endpoint is Endpoint.TREE and rest:
                 return cls(endpoint, kind, repository, rest[0], "/".join(rest[1:]).removesuffix("/"))
