@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from nekko.errors import ImageInvalidError
+from nekko.errors import ArchiveInvalidError, ImageInvalidError
 from nekko.images.content import Brought, File
 from nekko.images.layers import told, unpack_into
 from nekko.images.mount import tmpfs_options
@@ -55,7 +55,10 @@ async def mount_uri(work: Work) -> None:
     place = await work.mountpoint()
     await work.mount(place, "-t", "tmpfs", "-o", tmpfs_options(own.get("size")), "tmpfs")
     if wanted != "raw" and found == "tar":
-        await unpack_into(work.supply, file.digest, place, max_bytes=work.max_unpacked_bytes, is_layer=False)
+        try:
+            await unpack_into(work.supply, file.digest, place, max_bytes=work.max_unpacked_bytes, is_layer=False)
+        except ArchiveInvalidError as error:
+            raise ArchiveInvalidError(f"uri: {brought.name}: {error}; format raw takes a file as it is") from error
     else:
         await _copy(work, file, place)
 

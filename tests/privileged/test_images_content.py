@@ -216,6 +216,7 @@ async def test_names_of_files_that_climb_are_refused(image_host: ImageHost, node
 async def test_archive_is_unpacked_into_ram(image_host: ImageHost, node: Node, far: FarEnd) -> None:
     packed = gzip.compress(BOTTOM)
     url = far.on("/root.tar.gz", whole(packed))
+    no_archive = far.on("/letter.gz", whole(gzip.compress(b"Dear reader")))
     async with image_host.open_over(node) as images:
         made = await images.create("mount", uri(url, digest=str(Digest.of(packed)), size=1 << 20))
         assert Path(made.product, "etc/a").read_text() == "bottom"
@@ -226,6 +227,7 @@ async def test_archive_is_unpacked_into_ram(image_host: ImageHost, node: Node, f
             (uri(url, digest=str(Digest.of(b""))), ImageInvalidError, "has the digest"),
             (uri(url, format="squashfs"), ImageInvalidError, "is no squashfs"),
             (uri(url, size=4096), CapacityError, "no room"),
+            (uri(no_archive), ArchiveInvalidError, "letter.gz: not an archive .* format raw takes a file as it is"),
         ]
         for definition, error, message in wrong:
             with pytest.raises(error, match=message):
