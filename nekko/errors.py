@@ -402,3 +402,10 @@ class CommandError(HostError):
         super().__init__(f"{command}: {told or f'ended with status {status}'}")
         self.status = status
         self.told = told
+
+
+class CommandTimeoutError(HostError):
+    """A program of the host did not end in time."""
+
+    def __init__(self, command: str, seconds: float) -> None:
+        super().__init__(f"{command}: it did not end within {seconds:g} seconds")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from functools import partial
 
 import trio
 
@@ -51,7 +52,7 @@ async def _attach_file(
     work: Work, brought: Brought | None, path: str, *, is_read_only: bool, has_partitions: bool = False
 ) -> str:
     if brought is None:
-        file = open_in_base(work, path, is_directory=False)
+        file = await open_in_base(work, path, is_directory=False)
     else:
         file = await work.supply.open(_named(brought, path).digest)
     try:
@@ -96,14 +97,16 @@ def _read_begin(device: str) -> None:
         file.read(1)
 
 
-def open_in_base(work: Work, path: str, *, is_directory: bool) -> int:
+async def open_in_base(work: Work, path: str, *, is_directory: bool) -> int:
     """Open what a loopback or bind names below its base, for its place only; the caller closes it.
+
+    The base may be another host's, which need not answer, so it is done in a thread.
 
     Raises:
         ImageInvalidError: Base and mount do not go together, or it is not there, or not what is wanted.
         AccessDeniedError: It may not be used.
     """
-    file = open_below(_base_of(work), path, is_directory=is_directory)
+    file = await trio.to_thread.run_sync(partial(open_below, _base_of(work), path, is_directory=is_directory))
     try:
         if work.own["base"] == "root":
             work.permitted.check_path(os.readlink(f"/proc/self/fd/{file}"))

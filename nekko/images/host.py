@@ -1,6 +1,7 @@
 """The host as this room sees it: its programs, its mount table, its loop devices. Nothing here remembers anything."""
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from nekko.errors import CommandError, HostError, ProgramMissingError
+from nekko.errors import CommandError, CommandTimeoutError, HostError, ProgramMissingError
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,26 @@ def is_installed(name: str) -> bool:
     return shutil.which(name, path=PATH) is not None
 
 
-async def run(name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Path | None = None) -> str:
-    """Run one of the host's programs to its end; give its standard output.
+async def run(
+    name: str, *arguments: str, pass_fds: Sequence[int] = (), cwd: Path | None = None, seconds: float = math.inf
+) -> str:
+    """Run one of the host's programs to its end; give its standard output. After `seconds` it is told to end.
 
     Raises:
         ProgramMissingError: It is not installed.
         CommandError: It failed.
+        CommandTimeoutError: It did not end in time. What it did is not known.
 
     Cancellation: It is told to end, and waited for. What it did is not known then.
     """
     log.debug("running %s %s", name, " ".join(arguments))
-    done = await trio.run_process(
-        [program(name), *arguments], capture_stdout=True, capture_stderr=True, check=False,
-        pass_fds=pass_fds, cwd=cwd, env={"PATH": PATH, "LC_ALL": "C"},
-    )  # fmt: skip
+    with trio.move_on_after(seconds) as limit:
+        done = await trio.run_process(
+            [program(name), *arguments], capture_stdout=True, capture_stderr=True, check=False,
+            pass_fds=pass_fds, cwd=cwd, env={"PATH": PATH, "LC_ALL": "C"},
+        )  # fmt: skip
+    if limit.cancelled_caught:
+        raise CommandTimeoutError(name, seconds)
     if done.returncode:
         told = " ".join(done.stderr.decode("utf-8", "replace").split())
         raise CommandError(name, done.returncode, told[:SHOWN])

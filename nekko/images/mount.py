@@ -52,7 +52,7 @@ async def mount_attach(work: Work) -> None:
 async def mount_bind(work: Work) -> None:
     """Show a directory of the host, or of another mount, at another place."""
     own = work.own
-    source = open_in_base(work, own["path"], is_directory=True)
+    source = await open_in_base(work, own["path"], is_directory=True)
     try:
         place = await work.mountpoint()
         await work.bind(source, place, is_recursive=own.get("recursive", False))

@@ -13,8 +13,11 @@ from typing import Literal
 
 import trio
 
-from nekko.errors import CommandError, HostError, ObjectBusyError
+from nekko.errors import CommandError, CommandTimeoutError, HostError, ObjectBusyError
 from nekko.images import host, iscsi, nbd, rbd
+
+RELEASE_SECONDS = 60.0
+"""What a program may take to let go of something: a network file system's server may never answer again."""
 
 Kind = Literal["directory", "tree", "mount", "loop", "session", "nbd", "rbd", "verity"]
 
@@ -104,7 +107,12 @@ def remove_tree(path: Path) -> None:
 async def _undo_mount(step: Step, lazy: bool) -> None:
     options = [*(["--recursive"] if step.detail == "recursive" else []), *(["--lazy"] if lazy else [])]
     while host.mounted_at(step.subject):  # once for each that lies on the place: a remount may have been cut short
-        await _release("umount", *options, step.subject)
+        try:
+            await _release("umount", *options, step.subject)
+        except CommandTimeoutError as error:
+            raise HostError(
+                f"{step.subject}: {error}; if its server is gone for good, force=true with lazy=true lets go of it"
+            ) from error
 
 
 async def _undo_loop(step: Step, _: bool) -> None:
@@ -143,7 +151,7 @@ def _check_unmounted(device: str) -> None:
 
 async def _release(name: str, *arguments: str) -> None:
     try:
-        await host.run(name, *arguments)
+        await host.run(name, *arguments, seconds=RELEASE_SECONDS)
     except CommandError as error:
         if "busy" in error.told or "in use" in error.told:
             raise ObjectBusyError(f"{arguments[-1]} is in use by a process, or by another mount") from error

@@ -1,12 +1,15 @@
 """Attachments and mounts on the real kernel: made, nested, counted, removed, collected, and found again."""
 
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from nekko.errors import (
     AccessDeniedError,
@@ -174,6 +177,34 @@ async def test_paths_stay_below_their_base(image_host: ImageHost) -> None:
         with pytest.raises(ImageInvalidError, match="No such file"):
             await images.create("mount", bind_of({"id": base.id}, "../../../usr"))
         await images.remove("mount", base.id)
+
+
+async def test_file_system_that_does_not_answer_holds_up_nobody_else(image_host: ImageHost) -> None:
+    """As one of a network whose server is gone: here one in user space, which nobody serves."""
+    silent = image_host.files / "silent"
+    silent.mkdir()
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
+    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "silent", str(silent)], pass_fds=[server], check=True)
+    last = threading.Timer(20, subprocess.run, [["umount", "--force", silent]])  # else a failure would never end
+    last.start()
+    seen: list[str] = []
+    async with image_host.open() as images, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(ImageInvalidError, match="silent"):
+                await images.create("mount", bind(silent / "directory"))
+            seen.append("refused")
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        made = await images.create("mount", bind("/usr"))
+        await images.remove("mount", made.id)
+        seen.append("made")
+        os.close(server)
+    last.cancel()
+    subprocess.run(["umount", silent], check=True)
+    assert seen == ["made", "refused"]
 
 
 async def test_only_permitted_directories_are_used(image_host: ImageHost, node: Node) -> None:
