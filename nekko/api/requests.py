@@ -107,7 +107,7 @@ async def read_json(settings: Settings) -> Mapping[str, Any]:
     except ValueError as error:
         raise RequestInvalidError(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise RequestInvalidError('the body is not a JSON object such as {"url": "https://…"}')
+        raise RequestInvalidError("the body is JSON, but no object: it begins with a brace")
     return body
 
 
