@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from nekko.oci.digest import Digest
 from nekko.oci.platform import Platform
 
+MAX_SIZE = (1 << 63) - 1
+"""The largest size in bytes: what signed 64-bit integers hold, ours in the catalog and those of other tools."""
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:

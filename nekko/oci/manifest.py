@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn, TypeVar
 
 from nekko.errors import DigestInvalidError, ManifestInvalidError
-from nekko.oci.descriptor import Descriptor
+from nekko.oci.descriptor import MAX_SIZE, Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.mediatype import GRAPH, INDEXES, OCI_INDEX, OCI_MANIFEST, OCTET_STREAM, essence
 from nekko.oci.platform import Platform
@@ -25,7 +25,6 @@ _SCHEMA_1 = frozenset({
 _GENERIC = frozenset({"", "application/json", "text/plain", "binary/octet-stream", OCTET_STREAM})
 """Content types of servers that do not know what they serve; then the body tells."""
 
-_MAX_SIZE = (1 << 63) - 1  # what the other tools' signed 64-bit integers hold
 _MEDIA_TYPE = re.compile(r"[ -~]+")  # it ends up in headers
 _KINDS: Mapping[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
 
@@ -201,8 +200,8 @@ def _descriptor(members: _Members) -> Descriptor:
     media_type, size = members.need("mediaType", str), members.need("size", int)
     if not _MEDIA_TYPE.fullmatch(media_type):
         members.fail("mediaType", "is not a media type")
-    if not 0 <= size <= _MAX_SIZE:
-        members.fail("size", f"is not between 0 and {_MAX_SIZE}")
+    if not 0 <= size <= MAX_SIZE:
+        members.fail("size", f"is not between 0 and {MAX_SIZE}")
     try:
         digest = Digest.parse(members.need("digest", str))
     except DigestInvalidError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nekko.errors import UpstreamContentError, UpstreamNotFoundError
 from nekko.oci import filepath
+from nekko.oci.descriptor import MAX_SIZE
 from nekko.oci.digest import Digest
 from nekko.oci.reference import is_tag
 
@@ -189,6 +190,6 @@ def _entry(sibling: Mapping[str, Any]) -> Entry:
         if size is not None and size != lfs.get("size", size):
             raise ValueError(f"{shown!r} has two sizes")
         size = lfs.get("size", size)
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_SIZE):
         raise ValueError(f"size of {shown!r} is no size")
     return Entry(path, size, digest, blob_id)

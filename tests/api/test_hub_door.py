@@ -379,6 +379,21 @@ async def test_commit_that_is_not_the_one_asked_for_is_refused(door: Door) -> No
     assert refusal(await door.file("config.json", revision=COMMIT)) == (502, None)
 
 
+@pytest.mark.parametrize("size", [-1, 0, 5, len(WEIGHTS) + 1, 1 << 63, 1 << 70, 1.5, None])
+async def test_listing_that_lies_about_a_size_is_the_hubs_fault(door: Door, size: object) -> None:
+    def lie(info: dict[str, Any]) -> None:
+        for told in info["siblings"]:
+            if told["rfilename"] == "model.safetensors":
+                told["size"] = told["lfs"]["size"] = size
+
+    door.repo.edit = lie
+    assert refusal(await door.file("model.safetensors")) == (502, None)
+    await door.settled()
+    assert door.listed() == []
+    door.repo.edit = lambda info: None
+    assert (await door.file("model.safetensors", Cache_Control="no-cache")).content == WEIGHTS
+
+
 async def test_only_downloading_is_served_and_not_to_web_pages(door: Door) -> None:
     posted = await door.ask("api/models/acme/Tiny", method="POST")
     assert (posted.status_code, posted.headers["allow"]) == (405, "GET, HEAD")

@@ -323,6 +323,8 @@ LIES = {
     "two sizes": _first({"size": 14, "lfs": {"sha256": "0" * 64, "size": 5, "pointerSize": 1}}),
     "negative size": _first({"size": -1, "lfs": None}),
     "size of text": _first({"size": "14", "lfs": None}),
+    "size beyond 64 bits": _first({"size": 1 << 63, "lfs": None}),
+    "large file beyond 64 bits": _first({"size": 1 << 63, "lfs": {"sha256": "0" * 64, "size": 1 << 63}}),
     "sha256": _first({"lfs": {"sha256": "0" * 64, "size": 14, "pointerSize": 1}}),
     "no sha256": _first({"lfs": {"size": 14}}),
     "half a sha256": _first({"lfs": {"sha256": "00", "size": 14}}),
