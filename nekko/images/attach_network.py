@@ -119,9 +119,11 @@ def _chap(work: Work) -> dict[str, str]:
 
 
 def _tune(device: str, attribute: str, value: str) -> None:
-    place = Path("/sys/block") / Path(device).name / attribute
+    place = host.settings_of(device) / attribute
     try:
         place.write_text(value)
+    except FileNotFoundError as error:
+        raise HostError(f"{device} is gone again, or has no {attribute}") from error
     except OSError as error:
         known = place.read_text().strip()
         raise ImageInvalidError(

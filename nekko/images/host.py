@@ -133,10 +133,15 @@ def mounted_from(device: str) -> list[Mounted]:
 def backing_file(device: str) -> str | None:
     """Give the file behind a loop device; None if it has none."""
     try:
-        text = Path(f"/sys/block/{Path(device).name}/loop/backing_file").read_text("utf-8", "surrogateescape")
+        text = (settings_of(device) / "loop/backing_file").read_text("utf-8", "surrogateescape")
     except OSError:  # the attribute is there only while there is a file
         return None
     return text.rstrip("\n").removesuffix(" (deleted)")
+
+
+def settings_of(device: str) -> Path:
+    """Give the directory in which the kernel shows a device, and lets it be tuned."""
+    return Path("/sys/block") / Path(device).name
 
 
 def is_mapped(name: str) -> bool:
@@ -157,8 +162,7 @@ def partitions(device: str) -> list[str]:
     """Give the devices of a device's partitions, in their order."""
     name = Path(device).name
     found = [
-        (int(each.read_text()), f"/dev/{each.parent.name}")
-        for each in Path(f"/sys/block/{name}").glob(f"{name}p*/partition")
+        (int(each.read_text()), f"/dev/{each.parent.name}") for each in settings_of(device).glob(f"{name}p*/partition")
     ]
     return [partition for _, partition in sorted(found)]
 

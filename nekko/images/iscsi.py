@@ -132,7 +132,8 @@ class Session:
         with trio.move_on_after(SECONDS_TO_APPEAR):
             while True:
                 device = dict(self.devices()).get(lun)
-                if device is not None and Path(device).is_block_device():
+                # The kernel makes the node in /dev first, its settings in /sys/block behind that.
+                if device is not None and Path(device).is_block_device() and host.settings_of(device).is_dir():
                     return device
                 await trio.sleep(POLL_SECONDS)
         known = ", ".join(str(number) for number, _ in self.devices()) or "none"

@@ -34,17 +34,19 @@ def nfs_server(directory: Path) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Target:
-    """An iSCSI target with one disk, as LUN 1."""
+    """An iSCSI target with its disks, as LUN 1 and on. It proves itself by the second pair to whoever asks for that."""
 
     port: int
     name: str
     user: str
     password: str
+    user_in: str = "target"
+    password_in: str = "sixteen-letters-"
 
 
 @contextmanager
-def iscsi_target(directory: Path, disk: Path) -> Iterator[Target]:
-    """Serve a disk by tgt to whoever knows the user and the password."""
+def iscsi_target(directory: Path, *disks: Path) -> Iterator[Target]:
+    """Serve disks by tgt to whoever knows the user and the password."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     control = str(port % 32768)  # a number of 15 bits
@@ -57,9 +59,14 @@ def iscsi_target(directory: Path, disk: Path) -> Iterator[Target]:
     with running(command, port, directory / "tgtd.log"):
         try:
             administer("--mode", "target", "--op", "new", "--tid", "1", "--targetname", target.name)
-            administer("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "-b", str(disk))
-            administer("--mode", "account", "--op", "new", "--user", target.user, "--password", target.password)
-            administer("--mode", "account", "--op", "bind", "--tid", "1", "--user", target.user)
+            for lun, disk in enumerate(disks, 1):
+                administer("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", str(lun), "-b", str(disk))
+            for user, password, *of_the_target in (
+                (target.user, target.password),
+                (target.user_in, target.password_in, "--outgoing"),
+            ):
+                administer("--mode", "account", "--op", "new", "--user", user, "--password", password)
+                administer("--mode", "account", "--op", "bind", "--tid", "1", "--user", user, *of_the_target)
             administer("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
             yield target
         finally:

@@ -12,7 +12,7 @@ from tests.guest.machine import HOST, Guest, needs_guest
 from tests.guest.storage import nfs_server
 from tests.guest.test_guest_images import ended, made, remove
 from tests.privileged.image_host import on_attach, overlay
-from tests.privileged.test_images_api import post
+from tests.privileged.test_images_api import BASE, post
 from tests.servers import Server, free_port
 
 pytestmark = needs_guest
@@ -84,3 +84,13 @@ def test_export_that_is_not_there_is_told_and_leaves_nothing(guest: Guest, image
         status, told = post(images, "/mount", body)
         assert (status, why in told["message"]) == (500, True), told
     assert guest.run("ls /run/nekko-images/mounts") == ""
+
+
+def test_export_whose_server_is_gone_is_let_go_of(guest: Guest, images: Client, tmp_path: Path) -> None:
+    with nfs_server(tmp_path / "nfs") as server:
+        idle, busy = (made(images, "mount", nfs(server.port)) for _ in range(2))
+    guest.run(f"(echo x > {busy['mountpoint']}/file) > /dev/null 2>&1 < /dev/null & sleep 1")  # it waits for the server
+    remove(images, "mount", idle)
+    assert images.ask("DELETE", f"{BASE}/mount?id={busy['id']}")[0] == 409
+    assert images.ask("DELETE", f"{BASE}/mount?id={busy['id']}&force=true&lazy=true")[0] == 200
+    assert guest.run("findmnt -n -t nfs4 || true; ls /run/nekko-images/mounts") == ""
