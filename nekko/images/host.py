@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES: Mapping[str, str] = {
     "mount": "mount", "umount": "mount", "losetup": "mount", "mkfs.ext4": "e2fsprogs", "zstd": "zstd",
-    "mount.nfs": "nfs-common", "iscsiadm": "open-iscsi", "nbd-client": "nbd-client",
+    "sync": "coreutils", "mount.nfs": "nfs-common", "iscsiadm": "open-iscsi", "nbd-client": "nbd-client",
     "veritysetup": "cryptsetup-bin", "modprobe": "kmod", "crun": "crun", "runc": "runc",
     "conmon": "conmon",
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """The journal: every object and every step of it, so that a new process knows what an old one did to the host.
 
 It survives the death of the process. It need not survive that of the machine, for then mounts, devices and processes
-are gone as well; so nothing is forced to disk, and writing an entry takes microseconds.
+are gone as well, and a layer that it does not know is unpacked again; so nothing is forced to disk, and writing an
+entry takes microseconds.
 """
 
 import json

@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from nekko.errors import ArchiveInvalidError, CapacityError, HostError, ImageInvalidError
+from nekko.images import host
 from nekko.images.content import Brought, File, Supply
 from nekko.images.journal import Journal
 from nekko.images.steps import remove_tree
@@ -102,6 +103,8 @@ class Layers:
                     f"layer {layer.digest} unpacks to {unpacked.digest}, its image says {diff_id}"
                 )
             new.chmod(0o755)
+            # Nobody proves it a second time, so it has to be whole after a loss of power too.
+            await host.run("sync", "--file-system", str(new))
             number = self._journal.add_layer(diff_id, unpacked.size)
             new.rename(self._place / str(number))
         except BaseException:

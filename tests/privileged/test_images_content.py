@@ -22,6 +22,7 @@ from nekko.oci.modelpack import ModelFile, model_artifact
 from nekko.store.prune import Criteria, prune
 from tests.fakes.far_end import FarEnd, whole
 from tests.fakes.registry import FakeRegistry, descriptor, image
+from tests.fault.disk import ext4
 from tests.node import QUICK, Node, open_node
 from tests.privileged.image_host import ImageHost, needs_root, on_attach, overlay
 from tests.servers import Server, docker_registry, push_image
@@ -84,6 +85,20 @@ async def test_layer_is_unpacked_once_for_all_images(image_host: ImageHost, node
         assert os.stat(image_host.places.layers / "1").st_ino == inode
         await images.remove("mount", one.id)
         await images.remove("mount", two.id)
+
+
+async def test_layer_is_whole_after_a_loss_of_power(tmp_path: Path, node: Node, registry: Server) -> None:
+    push_image(registry, tmp_path, "os:v1", [BOTTOM, TOP])
+    with ext4(tmp_path, mib=64) as disk:
+        on_disk = ImageHost(disk.root)
+        for _ in range(2):
+            async with on_disk.open_over(node) as images:
+                made = await images.create("mount", content(f"{registry.host}/os:v1"))
+                assert Path(made.product, "etc/a").read_text() == "top"
+                await images.remove("mount", made.id)
+            disk.lose_power()
+            disk.unmount()
+            disk.mount()
 
 
 async def test_image_survives_the_removal_of_its_content_and_a_restart(
