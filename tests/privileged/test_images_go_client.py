@@ -28,8 +28,8 @@ def test_generated_client_runs_a_container(image_host: ImageHost, tmp_path: Path
         (module / "swagger.json").write_text(json.dumps(served.ask("GET", f"{BASE}/swagger.json")[1]))
         environment = {**os.environ, "GOFLAGS": "-mod=readonly"}
         for command in (
-            [SWAGGER, "validate", "swagger.json"],
-            [SWAGGER, "generate", "client", "--quiet", "--spec=swagger.json", "--name=imageapi"],
+            [str(SWAGGER), "validate", "swagger.json"],
+            [str(SWAGGER), "generate", "client", "--quiet", "--spec=swagger.json", "--name=imageapi"],
             ["go", "build", "-o", "client-program", "."],
         ):
             done = subprocess.run(command, cwd=module, env=environment, capture_output=True, text=True)
