@@ -17,8 +17,9 @@ from nekko.oci.archive import Packed
 from nekko.oci.descriptor import Descriptor
 from nekko.oci.digest import Digest
 from nekko.oci.graph import Walk
-from nekko.oci.mediatype import OCI_MANIFEST
-from nekko.oci.platform import Platform, PlatformSelection
+from nekko.oci.manifest import Manifest
+from nekko.oci.mediatype import INDEXES, OCI_MANIFEST
+from nekko.oci.platform import ALL_PLATFORMS, Platform, PlatformSelection
 from nekko.oci.reference import parse_reference
 from nekko.sources.base import Locator
 from nekko.sources.locator import parse_locator
@@ -62,7 +63,8 @@ class Imports:
         """Take the images of an archive: a tar file, perhaps compressed.
 
         Args:
-            selection: Of an image for several platforms, these are taken; an image for another one is skipped.
+            selection: Of an image for several platforms, these are taken; an image for another one is skipped. All
+                stands for those that the archive has.
             name: The reference of the archive's only image, instead of what the archive says.
 
         Returns:
@@ -83,7 +85,8 @@ class Imports:
                 images = [image async for image in self._images(unpacked, lease)]
                 if given is not None and len(images) != 1:
                     raise ArchiveInvalidError(f"the archive has {len(images)} images: a name can be given to one alone")
-                done = [await self._image(image, given, selection, lease) for image in images]
+                packed = frozenset(file.digest for file in unpacked.files.values())
+                done = [await self._image(image, given, selection, lease, packed) for image in images]
             await self._store.collect(unpacked.new)  # what no image names: nobody would ask for it
         except NekkoError:
             raise
@@ -120,7 +123,12 @@ class Imports:
         return [Packed(root, name) for name in saved.names or (None,)]
 
     async def _image(
-        self, image: Packed | Imported, given: Locator | None, selection: PlatformSelection, lease: Lease
+        self,
+        image: Packed | Imported,
+        given: Locator | None,
+        selection: PlatformSelection,
+        lease: Lease,
+        packed: frozenset[Digest],
     ) -> Imported:
         if isinstance(image, Imported):
             return image
@@ -128,6 +136,7 @@ class Imports:
         try:
             locator = given or _locator_of(image)
             name = locator.name
+            selection = await self._narrowed(image.root, selection, packed)
             if (other := await self._other_platform(image.root, selection, lease)) is not None:
                 problem = ArchiveInvalidError(f"{name}: is for {other}, and {selection} is wanted")
                 return Imported(name, "skipped", problem=problem)
@@ -139,6 +148,21 @@ class Imports:
             return Imported(name, "failed", problem=error)
         return Imported(name, "loaded", result.content)
 
+    async def _narrowed(
+        self, root: Descriptor, selection: PlatformSelection, packed: frozenset[Digest]
+    ) -> PlatformSelection:
+        """Narrow a selection of all to those platforms of a list that the archive has, if it has some of them.
+
+        What a node holds of an image is often for one platform, so archives have no more of it.
+        """
+        if selection != ALL_PLATFORMS or root.media_type not in INDEXES:
+            return selection
+        entries = (await self._parsed(root)).entries
+        present = [entry.platform for entry in entries if entry.digest in packed]
+        if len(present) == len(entries) or not any(present):
+            return selection
+        return PlatformSelection(frozenset(filter(None, present)))
+
     async def _other_platform(self, root: Descriptor, selection: PlatformSelection, lease: Lease) -> Platform | None:
         """Check that an image is all there, and give the platform it is for if nobody wants that.
 
@@ -149,10 +173,7 @@ class Imports:
         is_root = True
         while level := walk.next_level():
             for descriptor in level:
-                parsed = manifest.parse(
-                    await self._small(descriptor.digest), descriptor.media_type,
-                    max_bytes=self._settings.max_manifest_bytes, max_children=self._settings.max_graph_blobs,
-                )  # fmt: skip
+                parsed = await self._parsed(descriptor)
                 if is_root and parsed.config is not None and archive.is_config(parsed.config.media_type):
                     platform = archive.platform_in(await self._small(parsed.config.digest))
                     if platform is not None and not selection.wants(platform):
@@ -167,6 +188,12 @@ class Imports:
             if blob is not None and blob.size != descriptor.size:
                 raise ArchiveInvalidError(f"{descriptor.digest} has {blob.size} bytes, and {descriptor.size} are named")
         return None
+
+    async def _parsed(self, descriptor: Descriptor) -> Manifest:
+        return manifest.parse(
+            await self._small(descriptor.digest), descriptor.media_type,
+            max_bytes=self._settings.max_manifest_bytes, max_children=self._settings.max_graph_blobs,
+        )  # fmt: skip
 
     async def _small(self, digest: Digest) -> bytes:
         """Read a manifest or a config."""

@@ -81,6 +81,20 @@ def test_bundle_is_the_same_again_and_loads_elsewhere(node: Daemon, tmp_path: Pa
         assert other.ask("GET", "/v2/ghcr.io/o/app/manifests/v1", Accept="*/*")[0] == 200
 
 
+def test_bundle_of_one_platform_of_several_loads_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(ARCHIVE)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with daemon(tmp_path / "one") as node:
+        run("load", "--image-file", tmp_path / "a.tar", "--platform", ARM64, "--address", node.socket)
+        export(node, tmp_path / "b.tar")
+    with daemon(tmp_path / "two", "--air-gapped", "true") as other:
+        told = run("load", "--image-file", tmp_path / "b.tar", "--platform", "all", "--address", other.socket)
+        assert "1 loaded, 0 skipped, 0 failed" in told
+        content = other.content(f"oci://{NAME}")[1]
+        assert (content["platform"], content["manifest"]) == (ARM64, str(Digest.of(LIST)))
+
+
 def test_bundle_is_a_layout_for_skopeo(node: Daemon, tmp_path: Path) -> None:
     export(node, tmp_path / "b.tar")
     source = f"oci-archive:{tmp_path}/b.tar:{NAME}"

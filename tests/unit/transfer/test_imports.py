@@ -114,6 +114,22 @@ async def test_list_is_loaded_for_the_wanted_platform(node: Node) -> None:
     assert held.platform == AMD64
 
 
+async def test_all_platforms_are_those_that_the_archive_has(node: Node) -> None:
+    whole = index({AMD64: IMAGE, ARM64: ARM_IMAGE})
+    for body, own, platform in ((IMAGE, CONFIG, AMD64), (ARM_IMAGE, ARM_CONFIG, ARM64)):
+        assert states(await load(node, tar(layout([(whole, NAMED)], body, own, *LAYERS)), "all")) == {NAME: "loaded"}
+        content = node.store.catalog.held(NAME)
+        assert content is not None
+        assert platform in content.platform.split(",")
+        assert Digest.of(body) in [item.digest for item in content.required]
+
+
+async def test_list_without_any_of_its_images_is_refused(node: Node) -> None:
+    whole = index({AMD64: IMAGE, ARM64: ARM_IMAGE})
+    assert "the archive lacks" in problem(await load(node, tar(layout([(whole, NAMED)])), "all"))
+    assert_nothing_is_left(node)
+
+
 async def test_image_for_another_platform_is_skipped(node: Node) -> None:
     raw = tar(layout([(ARM_IMAGE, NAMED)], ARM_CONFIG, *LAYERS))
     assert states(await load(node, raw)) == {NAME: "skipped"}
