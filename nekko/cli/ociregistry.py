@@ -99,7 +99,26 @@ _platform = _options(
 )
 
 
-@click.group(DIALECT, invoke_without_command=True, epilog=HELP)
+class _Dialect(click.Command):
+    """A command whose long flags may have one dash, as those of Go's programs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the words of the command line."""
+        flags = {name[1:] for param in self.get_params(ctx) for name in param.opts if name.startswith("--")}
+        return super().parse_args(ctx, [f"-{word}" if word.partition("=")[0] in flags else word for word in args])
+
+
+class _DialectGroup(_Dialect, click.Group):
+    command_class = _Dialect
+
+
+@click.group(
+    DIALECT,
+    cls=_DialectGroup,
+    invoke_without_command=True,
+    epilog=HELP,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 @_place
 @_files
 @click.pass_context
@@ -111,11 +130,17 @@ def ociregistry(context: click.Context, /, **flags: Any) -> None:
 
 
 @ociregistry.command("help")
+@click.argument("command", required=False, type=click.Choice(_COMMANDS))
 @click.pass_context
-def show_help(context: click.Context) -> None:
-    """Show the commands."""
-    assert context.parent is not None, "a command of the group"
-    click.echo(context.parent.get_help())
+def show_help(context: click.Context, command: str | None) -> None:
+    """Show the commands, or the flags of one."""
+    whole = context.parent
+    assert whole is not None, "a command of the group"
+    with click.Context(ociregistry.commands[command], whole, command) if command else whole as described:
+        click.echo(described.get_help())
+
+
+ociregistry.add_command(show_help, "h")
 
 
 @ociregistry.command()

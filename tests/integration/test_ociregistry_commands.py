@@ -194,7 +194,12 @@ def test_wrong_use_is_told_in_one_line(images: Path, words: str, code: int, reas
 def test_no_command_shows_the_commands(tmp_path: Path) -> None:
     told = run("--image-path", tmp_path).stdout
     assert all(f"  {name} " in told for name in ("serve", "load", "list", "prune", "version", "help"))
-    assert run("--image-path", tmp_path, "help").stdout == told
+    for words in (("help",), ("h",), ("-h",)):
+        assert run("--image-path", tmp_path, *words).stdout == told
+    of_load = run("--image-path", tmp_path, "load", "-h").stdout
+    assert "--resolve-ref" in of_load
+    assert run("--image-path", tmp_path, "help", "load").stdout == of_load
+    assert "'frob'" in run("--image-path", tmp_path, "help", "frob", code=2).stderr
 
 
 def test_program_called_ociregistry_speaks_its_dialect(tmp_path: Path) -> None:
@@ -204,6 +209,9 @@ def test_program_called_ociregistry_speaks_its_dialect(tmp_path: Path) -> None:
     own = environment() | {"PYTHONPATH": str(Path(nekko.__file__).parents[1])}
     done = subprocess.run([program], capture_output=True, text=True, timeout=SECONDS, check=False, env=own)
     assert done.stdout.startswith("Usage: ociregistry "), done.stderr
+    words = ("-image-path", "/nowhere/x", "list", "-log-level=info", "-header")  # of Go, which takes one dash as well
+    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=SECONDS, check=False, env=own)
+    assert (done.returncode, "/nowhere/x: there is no cache" in done.stderr) == (3, True), done.stderr
 
 
 def test_directory_of_ociregistry_is_taken_over_in_spite_of_a_kill(tmp_path: Path) -> None:
