@@ -158,7 +158,7 @@ def _described(store: Store, content: Content, running: Pull | None) -> dict[str
         statistics = running.statistics()
         bytes_present, size = statistics.bytes_present, statistics.size
     elif size is None:
-        bytes_present = store.ingests.owned_bytes(content.naming.name)
+        bytes_present += store.ingests.owned_bytes(content.naming.name)  # besides the files that clients took
     body: dict[str, Any] = {
         "url": content.naming.url,
         "name": content.naming.name,

@@ -91,7 +91,11 @@ def rm(urls: tuple[str, ...], daemon: Daemon) -> int:
 
 def _state(content: dict[str, Any]) -> str:
     state: str = content["state"]
-    return state if state == "complete" else f"{state} {words.percent(content['bytes_present'], content['size'])}"
+    if state == "complete":
+        return state
+    if content["size"] is None:
+        return f"{state}, {words.size(content['bytes_present'])} here"
+    return f"{state} {words.percent(content['bytes_present'], content['size'])}"
 
 
 def _print_content(content: dict[str, Any]) -> None:

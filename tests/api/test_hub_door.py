@@ -75,6 +75,8 @@ async def test_what_was_taken_is_a_part_of_the_commits_content(door: Door) -> No
         path: Digest.of(FILES[path]) for path in ("config.json", "model.safetensors")
     }
     assert (await door.served.client.get(f"/{Digest.of(WEIGHTS).encoded}")).content == WEIGHTS
+    (told,) = (await door.served.client.get("/content/")).json()["contents"]
+    assert (told["size"], told["bytes_present"]) == (None, len(FILES["config.json"]) + len(WEIGHTS))
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["held", "not held"])

@@ -144,7 +144,7 @@ def test_ls_follows_the_pages_and_prints_a_table(far_end: FarEnd) -> None:
     head, first, second, third = done.stdout.splitlines()
     assert head.split() == ["NAME", "DIGEST", "SIZE", "STATE", "USED"]
     assert first.split()[:5] == [URL, "abababababab", "2.0", "KiB", "complete"]
-    assert second.split()[:5] == ["oci://r/" + "x" * 200, "-", "?", "downloading", "?"]
+    assert second.split()[:7] == ["oci://r/" + "x" * 200, "-", "?", "downloading,", "512", "B", "here"]
     assert "[::1]?" in third
     assert [path for _, path, _ in far_end.requests] == [
         "/content/?limit=1000", "/content/?limit=1000&after=a%2Bb%2Fc"

@@ -152,8 +152,10 @@ function draw(now) {
 
 function showContents(contents, hasMore) {
   rows("contents", contents.map((each) => {
-    const whole = each.size ? ` ${Math.floor((100 * each.bytes_present) / each.size)} %` : "";
-    const state = each.state === "complete" ? each.state : each.state + whole;
+    const part = each.size
+      ? ` ${Math.floor((100 * each.bytes_present) / each.size)} %`
+      : `, ${size(each.bytes_present)} here`;
+    const state = each.state === "complete" ? each.state : each.state + part;
     return row(
       cell(each.name, "name"), cell(each.pinned ? `${state}, pinned` : state, each.error ? "bad" : ""),
       cell(size(each.size), "number"), cell(ago(each.last_used)),
