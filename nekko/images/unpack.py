@@ -1,8 +1,9 @@
 """Unpacking archives of strangers: tar, plain or compressed, as root, without ever leaving the place they go to.
 
 Every path is opened as if the place were `/` (`confine`), so a link that leads out leads nowhere, and a part `..` is
-refused. Devices are refused, for they would be the host's; so are attributes that mean something to overlays. What an
-archive may grow to is limited, in bytes and in entries, for it may be much smaller than what it makes.
+refused. Devices are refused, for they would be the host's; those in `/dev`, which tools put into images, are left out:
+a container gets a `/dev` of its own. Attributes that mean something to overlays are refused. What an archive may grow
+to is limited, in bytes and in entries, for it may be much smaller than what it makes.
 """
 
 import contextlib
@@ -188,6 +189,8 @@ class _Unpacking:
         if not parts:
             if entry.isdir():  # the place itself
                 self._dress(entry, self._place, ".")
+            return
+        if parts[0] == "dev" and (entry.ischr() or entry.isblk()):
             return
         *above, name = parts
         parent = self._directory("/".join(above))

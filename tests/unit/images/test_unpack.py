@@ -120,6 +120,16 @@ def test_whiteouts_of_a_layer_become_those_of_overlayfs(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "place/d") == ["gone"]
 
 
+def test_devices_of_the_images_own_dev_are_left_out(tmp_path: Path) -> None:
+    packed = archive(
+        directory("./dev"), entry("./dev/null", kind=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        entry("./dev/loop0", kind=tarfile.BLKTYPE, devmajor=7), link("./dev/stdin", "/proc/self/fd/0"), entry("./init"),
+    )  # fmt: skip
+    unpack(tmp_path, packed, is_layer=True)
+    assert os.listdir(tmp_path / "place/dev") == ["stdin"]
+    assert (tmp_path / "place/init").is_file()
+
+
 def bomb() -> bytes:
     return gzip.compress(archive(entry("zeros", bytes(4 << 20))))
 
@@ -133,6 +143,7 @@ HOSTILE = {
     "a hard link to a directory": (archive(directory("d"), hard_link("e", "d")), "is no file here"),
     "a device": (archive(entry("null", kind=tarfile.CHRTYPE, devmajor=1, devminor=3)), "is a device"),
     "a disk": (archive(entry("sda", kind=tarfile.BLKTYPE, devmajor=8)), "is a device"),
+    "a disk below another dev": (archive(entry("srv/dev/sda", kind=tarfile.BLKTYPE, devmajor=8)), "is a device"),
     "an attribute of overlays": (
         archive(entry("f", pax_headers={"SCHILY.xattr.trusted.overlay.redirect": "/etc"})), "overlayfs' own"),
     "a bomb": (bomb(), "more than 1048576 bytes"),
