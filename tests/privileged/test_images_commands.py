@@ -72,7 +72,7 @@ def test_container_is_run_listed_read_stopped_and_removed(served: Daemon) -> Non
 
 
 def test_logs_are_what_was_written(served: Daemon) -> None:
-    nekko(served, "run --name two", "/", "sh", "-c", "echo 'two  words'")
+    nekko(served, "run --name two --user daemon", "/", "sh", "-c", "id -un; echo 'two  words'")
     nekko(served, "stop", "two")
-    assert nekko(served, "logs", "two") == (0, "two  words", "")
+    assert nekko(served, "logs", "two") == (0, "daemon\ntwo  words", "")
     assert nekko(served, "stop --remove", "two")[0] == 0
