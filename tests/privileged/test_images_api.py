@@ -69,6 +69,8 @@ WRONG: list[tuple[str, str, Any, int, int, str]] = [
     ("POST", "/mount", {"kind": "overlay", "overlay": {"lower": [], "size": -1}}, 422, 609, "1 or more"),
     ("POST", "/mount", {}, 501, 501, "no driver"),
     ("POST", "/mount", [], 400, 400, "object"),
+    ("POST", "/mount", None, 422, 602, "body is required"),
+    ("POST", "/container", None, 422, 602, "body is required"),
     ("POST", "/attach", {"kind": "iscsi", "iscsi": {"target": "iqn.x"}}, 422, 602, "initiator is required"),
     ("POST", "/attach", {"kind": "local", "local": {"path": "/dev/null"}}, 400, 400, "no block device"),
     ("POST", "/attach?force=true", {"kind": "local", "local": {"path": "/dev/null"}}, 422, 610, "no parameter"),

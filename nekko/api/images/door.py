@@ -52,6 +52,12 @@ def build(images: Images, settings: Settings, access: Access) -> QuartTrio:
         given = {name: values[-1] for name, values in request.args.to_dict(flat=False).items()}
         return schema.checked_query(path, request.method.lower(), given)
 
+    async def definition_of(type_: Type) -> dict[str, Any]:
+        query_of(f"/{type_}")
+        if not request.content_length and "Transfer-Encoding" not in request.headers:
+            raise schema.SchemaError(schema.REQUIRED, "body is required")
+        return schema.checked_body(type_, await read_json(settings))
+
     def add_routes(type_: Type) -> None:
         path = f"/{type_}"
 
@@ -64,9 +70,7 @@ def build(images: Images, settings: Settings, access: Access) -> QuartTrio:
             return json_response(shown)
 
         async def make() -> Response:
-            query_of(path)
-            definition = schema.checked_body(type_, await read_json(settings))
-            return json_response(images.describe(await images.create(type_, definition)), 201)
+            return json_response(images.describe(await images.create(type_, await definition_of(type_))), 201)
 
         async def remove() -> Response:
             query = query_of(path)
@@ -94,9 +98,8 @@ def build(images: Images, settings: Settings, access: Access) -> QuartTrio:
 
     @door.post(f"{BASE}/container")
     async def make_container() -> Response:
-        query_of("/container")
-        definition = schema.checked_body("container", await read_json(settings))
-        return json_response(images.describe(await images.create_container(definition)), 201)
+        made = await images.create_container(await definition_of("container"))
+        return json_response(images.describe(made), 201)
 
     @door.patch(f"{BASE}/container")
     async def set_state() -> Response:
