@@ -44,7 +44,11 @@ class Containers:
     """Starts, stops and watches."""
 
     def __init__(
-        self, nursery: trio.Nursery, surroundings: Surroundings, find: Callable[[int], Object], runtime: str | None
+        self,
+        nursery: trio.Nursery,
+        surroundings: Surroundings,
+        find: Callable[[int], Object | None],
+        runtime: str | None,
     ) -> None:
         """Watch from tasks of `nursery`; `runtime` is crun or runc, None for the first of them that is installed."""
         self._nursery = nursery
@@ -79,12 +83,15 @@ class Containers:
 
     async def _start(self, target: Object) -> None:
         place, name = self._place(target), str(target.id)
+        root = self._find(target.children[0])
+        if root is None:  # forced away, or the machine was stopped
+            raise HostError(f"{target}: mount {target.children[0]}, its root, is gone: remove it and make another")
         config = await trio.to_thread.run_sync(
             bundle,
             f"/nekko{place}",
             target.definition,
             self._config_below(target),
-            self._find(target.children[0]).product,
+            root.product,
         )
         (place / "config.json").write_text(json.dumps(config))
         (place / "exit" / name).unlink(missing_ok=True)
@@ -240,7 +247,7 @@ class Containers:
         """Give what the nearest image below a container says of how it is run."""
         for id_ in target.children:
             child = self._find(id_)
-            if found := child.told.get("config") or self._config_below(child):
+            if child is not None and (found := child.told.get("config") or self._config_below(child)):
                 return dict(found)
         return {}
 

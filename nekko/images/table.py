@@ -64,7 +64,7 @@ class Images:
     """The table. Made by `open_images`."""
 
     def __init__(self, nursery: trio.Nursery, surroundings: Surroundings, runtime: str | None) -> None:
-        self._containers = Containers(nursery, surroundings, lambda id_: self._objects[id_], runtime)
+        self._containers = Containers(nursery, surroundings, lambda id_: self._objects.get(id_), runtime)
         self._surroundings = surroundings
         self._places = surroundings.places
         self._journal = surroundings.journal

@@ -117,6 +117,25 @@ def test_running_container_is_stopped_and_nothing_is_taken_from_under_it(served:
         assert (ended["exit_code"], "asked" in log_of(ended)) == (5, True)
 
 
+def test_container_whose_root_was_forced_away_cannot_start_and_says_why(served: Daemon) -> None:
+    made = run(served, "true")
+    assert wait(served, made["id"], "exited", "dead")["state"] == "exited"
+    assert served.ask("DELETE", f"{BASE}/mount?id={made['mount']['id']}&force=true")[0] == 200
+    status, told = patch(served, made, "running")
+    assert (status, f"mount {made['mount']['id']}, its root, is gone" in told["message"]) == (500, True), told
+    assert containers(served)[0]["state"] == "dead"
+    assert served.ask("DELETE", f"{BASE}/container?id={made['id']}")[0] == 200
+
+
+def test_running_container_whose_image_was_forced_away_is_stopped(served: Daemon) -> None:
+    made = run(served, TRAPPING)
+    wait_ready(made)
+    lower = made["mount"]["overlay"]["lower"][0]["id"]
+    assert served.ask("DELETE", f"{BASE}/mount?id={lower}&force=true&lazy=true")[0] == 200
+    assert patch(served, made, "exited")[1]["state"] == "stopping"
+    assert wait(served, made["id"], "exited", "dead")["exit_code"] == 5
+
+
 def test_containers_outlive_the_daemon_and_so_do_their_exit_codes(served: Daemon) -> None:
     lasting, ending = run(served, "sleep 1000", name="lasting"), run(served, TRAPPING)
     wait_ready(ending)
