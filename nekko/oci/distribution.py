@@ -77,7 +77,7 @@ class Route:
         """Say which manifest of which registry is asked for; of a target that is a blob, the digest stands for it.
 
         Args:
-            namespace: The value of `?ns=`, if there is one.
+            namespace: The registry that is named beside the path, by `?ns=` or a header, if there is one.
             default_registry: Of names that tell none.
 
         Raises:

@@ -20,7 +20,7 @@ _HEAD = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9_-]+:[ \t]
 _DECISIVE = frozenset([
     b"authorization", b"content-length", b"cookie", b"expect", b"if-match", b"if-modified-since",
     b"if-none-match", b"if-range", b"if-unmodified-since", b"keep-alive", b"origin", b"prefer", b"proxy-connection",
-    b"range", b"sec-fetch-site", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    b"range", b"sec-fetch-site", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"x-registry",
 ])  # fmt: skip
 """Headers that may change the answer, or what becomes of the connection."""
 _OLLAMA = b"ollama/"

@@ -45,6 +45,7 @@ async def test_both_ways_answer_the_same(tmp_path: Path, far: FarEnd) -> None:
         assert (await asked(door, "v1", Accept=mediatype.DOCKER_MANIFEST)).content == IMAGE
         assert (await asked(door, "v1", Accept=f"text/html, {mediatype.OCI_INDEX.upper()}")).content == INDEX
         assert (await asked(door, "v1", **{"Sec-Fetch-Site": "cross-site"})).status_code == 403
+        assert (await asked(door, "v1", **{"X-Registry": "ghcr.io"})).status_code == 400
         assert (await asked(door, "v1", **{"If-None-Match": f'"{Digest.of(INDEX)}"'})).status_code == 304
         assert len(far.requests) == before
 

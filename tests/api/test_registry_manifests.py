@@ -59,8 +59,12 @@ async def test_registry_is_named_by_ns_by_the_path_or_by_default(tmp_path: Path,
             answer = await door.client.get(path)
             assert answer.content == INDEX, path
             assert answer.headers.get("oci-namespace") == (far.host if "ns=" in path else None)
+        by_header = await door.client.get(f"{short}?ns=ghcr.io", headers={"X-Registry": far.host})
+        assert (by_header.content, by_header.headers["oci-namespace"]) == (INDEX, far.host)
         assert door.asked_for_tag() == ["GET"]
         assert code_of(await door.client.get(f"{named}?ns=ghcr.io")) == (400, "NAME_INVALID")
+        refused = await door.client.get(named, headers={"X-Registry": "ghcr.io"})
+        assert code_of(refused) == (400, "NAME_INVALID")
 
 
 async def test_manifest_is_answered_before_the_layers_arrive_and_the_image_becomes_whole(

@@ -97,7 +97,7 @@ class RegistryDoor:
             raise AccessDeniedError("requests of web pages may not have this node fetch anything")
         if route.endpoint is Endpoint.MANIFEST and not route.can_exist:
             raise ManifestUnknownError(f"{route.name}:{route.target[:140]}")
-        reference = route.reference(asked.query.get("ns"), self.settings.default_registry)
+        reference = route.reference(asked.namespace, self.settings.default_registry)
         self.mirror.check(reference)
         match route.endpoint:
             case Endpoint.MANIFEST:
@@ -183,15 +183,18 @@ class _Asked(Asked):
     def of_request(cls, asked: Asked) -> "_Asked":
         return cls(asked.scope, asked.send, asked.query, asked.headers, Route.parse(asked.scope["path"]))
 
+    @property
+    def namespace(self) -> str | None:
+        """The registry that is named beside the path: as containerd does, or by the header that ociregistry knows."""
+        return self.headers.get("x-registry") or self.query.get("ns")
+
     async def refuse(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """Send an error envelope."""
         await self.answer(status, body, [("Content-Type", JSON), *(headers or [])])
 
     async def answer(self, status: int, body: bytes, headers: Headers) -> None:
         """Send a whole answer, with what this API adds to each; to a HEAD, all but its body."""
-        await self.send_whole(
-            _head_of(headers, None if status == 304 else len(body), self.query.get("ns")), status, body
-        )
+        await self.send_whole(_head_of(headers, None if status == 304 else len(body), self.namespace), status, body)
 
 
 @lru_cache(maxsize=1024)
