@@ -13,7 +13,7 @@ from typing import Any
 from nekko.config import grammar
 from nekko.errors import ConfigInvalidError
 from nekko.oci.platform import Platform
-from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_ALIASES
+from nekko.oci.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, is_registry
 
 DIALECT = "ociregistry"
 """The key of its flags among those of nekko."""
@@ -147,6 +147,8 @@ def _registries(value: Any, notices: list[str]) -> dict[str, Any]:
         except ConfigInvalidError as error:  # nobody can ask for it, there as here
             notices.append(f"{where}: left out: {error}")
             continue
+        if not is_registry(name):
+            notices.append(f"{where}: no image is of {name!r}: a registry's name has a dot or a port")
         if name in hosts:
             raise ConfigInvalidError(f"[{position}]: {name} is given twice")
         hosts[name] = {key: given[key] for key in ("scheme", *_OURS) if key in given}

@@ -67,6 +67,7 @@ registries:
   proxy: none
   connectTimeoutSeconds: 3
 - name: upstream one
+- name: upstream2
 - name: index.docker.io
   auth: {token: {static: QVdTOnB3}}
   tls: {insecureSkipVerify: true, colour: red}
@@ -109,6 +110,7 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
                 scheme="http", username="ann", password="no", password_env="THE_PASSWORD", proxy="none",
                 mirrors=("a.example.com", "b.example.com:5000/hub"), connect_timeout_seconds=3.0,
             ),
+            "upstream2": Host(),
             "docker.io": Host(basic_token="QVdTOnB3", insecure_skip_verify=True),
             "1.dkr.ecr.eu-west-1.amazonaws.com": Host(
                 token_provider="ecr", token_provider_options=("profile=default", "region=eu-west-1"),
@@ -118,9 +120,9 @@ def test_everything_is_taken_or_told(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     told = "\n".join(effective.notices)
-    for key in ("theme", "colour", "'upstream one'"):
+    for key in ("theme", "colour", "'upstream one'", "registries[2]: no image is of 'upstream2'"):
         assert key in told
-    assert len(effective.notices) == 4
+    assert len(effective.notices) == 5
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
