@@ -139,6 +139,11 @@ def backing_file(device: str) -> str | None:
     return text.rstrip("\n").removesuffix(" (deleted)")
 
 
+def is_initial_ram() -> bool:
+    """Tell whether the host runs from what it booted into, which no pivot_root can replace (see its manual page)."""
+    return mounted_at("/")[-1].fs_type == "rootfs"
+
+
 def settings_of(device: str) -> Path:
     """Give the directory in which the kernel shows a device, and lets it be tuned."""
     return Path("/sys/block") / Path(device).name

@@ -105,6 +105,7 @@ class Containers:
             "--conmon-pidfile", str(place / "conmon.pid"), "--exit-dir", str(place / "exit"), "--full-attach",
             "--log-path", f"k8s-file:{place / 'log'}", "--log-size-max", str(MAX_LOG_BYTES),
             "--runtime-arg", "--root", "--runtime-arg", str(self._places.runtime),
+            *(["--no-pivot"] if host.is_initial_ram() else []),
         ]  # fmt: skip
         environment = {"PATH": host.PATH, "_OCI_SYNCPIPE": str(told_in)}
         try:
