@@ -31,6 +31,7 @@ class Tls:
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._fault: ssl.SSLError | None = None
 
     def received(self, data: bytes | memoryview) -> None:
         """Take bytes from the network; none means that the far end closed."""
@@ -46,18 +47,24 @@ class Tls:
     def read_into(self, buffer: memoryview) -> int:
         """Decrypt all that has arrived, up to the size of `buffer`; 0 after the far end's closing alert.
 
+        What precedes a fault is given first: it is what the far end has sent, and need not be asked for again.
+
         Raises:
             ssl.SSLWantReadError: Nothing has arrived.
             ssl.SSLError: The far end closed without the alert, or broke the protocol.
         """
+        if self._fault is not None:
+            raise self._fault
         filled = 0
         while filled < len(buffer):
             try:
                 count = int(self.object.read(len(buffer) - filled, buffer[filled:]))  # a count, because of the buffer
-            except ssl.SSLWantReadError:
-                if filled:
-                    break
-                raise
+            except ssl.SSLError as error:
+                if not filled:
+                    raise
+                if not isinstance(error, ssl.SSLWantReadError):
+                    self._fault = error
+                break
             if not count:  # the alert: with a buffer, Python returns where it raises SSLZeroReturnError without one
                 break
             filled += count
