@@ -65,9 +65,8 @@ class Upkeep:
             restoration = await self._replicas.mend(storages, digest, prove_all=True)
             if restoration is None or restoration.faults or restoration.is_lost:
                 is_wrong, is_repaired = True, False
-            is_wrong = is_wrong or bool(
-                restoration and restoration.restored
-            )  # else it was removed, or mended meanwhile
+            elif restoration.restored:  # else it was removed, or mended meanwhile
+                is_wrong = True
         return CopyFault(is_repaired) if is_wrong else None
 
     async def run(self) -> None:
