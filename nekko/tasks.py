@@ -4,12 +4,13 @@ A nursery raises a group, also of one error, which no `except` that names the er
 together, the first error is what went wrong, and the others follow from it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
+T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -58,3 +59,17 @@ async def open_tasks() -> AsyncIterator[Tasks]:
             tasks.fail(error)
     if tasks.failure is not None:
         raise tasks.failure
+
+
+async def take_each(items: AsyncGenerator[T, None], take: Callable[[T], Awaitable[object]]) -> None:
+    """Have every item taken, one after the other, while the next one comes in; so two are in memory at most.
+
+    Raises:
+        Exception: The first that `take` or the generator raised; it ended the other.
+    """
+    item = await anext(items, None)
+    while item is not None:
+        async with open_tasks() as tasks:
+            tasks.start_soon(take, item)
+            following = await anext(items, None)
+        item = following

@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "store": {"lock", "oci", "errors", "trio"},
     "images": {"lock", "oci", "errors", "trio"},
     "upstream": {"config", "oci", "sources", "errors", "tasks", "trio", "httpx", "httpcore", "h11"},
-    "replicas": {"config", "store", "oci", "errors", "trio"},
+    "replicas": {"config", "store", "oci", "errors", "tasks", "trio"},
     "transfer": {"config", "store", "upstream.base", "sources", "oci", "errors", "tasks", "trio"},
     "supply": {"config", "images.content", "transfer", "store", "sources", "oci", "errors", "trio"},
     "holds": {"supply", "images.content", "transfer", "store", "oci", "errors"},

@@ -27,6 +27,7 @@ from nekko.store.content import Blob
 from nekko.store.identity import Identity, identity_of
 from nekko.store.incoming import BATCH_BYTES, Chunks, Stored, in_batches
 from nekko.store.locks import Locks
+from nekko.tasks import take_each
 
 log = logging.getLogger(__name__)
 
@@ -321,12 +322,16 @@ class Replicas:
                     aclosing(in_batches(chunks)) as batches,
                 ):
                     received = 0
-                    async for batch in batches:
+
+                    async def write(batch: memoryview) -> None:
+                        nonlocal received
                         if not reservation.is_size_known:
                             await self._room.check(reservation)
                         received += len(batch)
                         await writing.write(batch, is_last=received == size)
                         reservation.spend(len(batch))
+
+                    await take_each(batches, write)
                     return self._remember(await writing.publish())
             except OSError as error:
                 if is_disk_full(error):
@@ -344,8 +349,7 @@ class Replicas:
             self._writing(usable, digest) as writing,
             aclosing(in_batches(chunks)) as batches,
         ):
-            async for batch in batches:
-                await writing.write(batch)
+            await take_each(batches, writing.write)
             self._remember(await writing.publish())
         self._lost.discard(digest)
         self._count_restored(digest, usable, " from the object store")

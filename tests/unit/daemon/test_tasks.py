@@ -1,10 +1,12 @@
 """Tasks of one block: the first error ends all and comes out as it is."""
 
+from collections.abc import AsyncGenerator
+
 import pytest
 import trio
 import trio.testing
 
-from nekko.tasks import open_tasks
+from nekko.tasks import open_tasks, take_each
 
 
 async def fail(error: Exception, after: float = 0) -> None:
@@ -77,3 +79,61 @@ async def test_bug_that_is_no_exception_of_the_work_is_not_swallowed() -> None:
         async with open_tasks():
             raise KeyboardInterrupt
     assert raised.group_contains(KeyboardInterrupt)
+
+
+async def test_next_item_comes_in_while_one_is_taken_and_no_further_one() -> None:
+    asked: list[int] = []
+    taken: list[int] = []
+    asked_while_taken: list[int] = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        for number in range(1, 5):
+            asked.append(number)
+            yield number
+
+    async def take(number: int) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        asked_while_taken.append(len(asked))
+        taken.append(number)
+
+    await take_each(items(), take)
+    assert taken == [1, 2, 3, 4]
+    assert asked_while_taken == [2, 3, 4, 4]
+
+
+async def test_item_that_cannot_be_taken_ends_the_wait_for_the_next_one() -> None:
+    ended = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        yield 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    async def take(number: int) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        raise OSError(f"{number} is refused")
+
+    with trio.fail_after(5), pytest.raises(OSError, match="1 is refused"):
+        await take_each(items(), take)
+    assert ended == [True]
+
+
+async def test_items_that_break_off_come_out_as_their_error() -> None:
+    ended = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        yield 1
+        await trio.testing.wait_all_tasks_blocked()
+        raise ValueError("broke off")
+
+    async def take(_: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    with trio.fail_after(5), pytest.raises(ValueError, match="broke off"):
+        await take_each(items(), take)
+    assert ended == [True]
