@@ -2,9 +2,10 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nekko.oci.digest import Digest
@@ -15,6 +16,8 @@ _NAME = re.compile(r"([0-9A-F]{64})\.dat")
 MAX_QUARANTINED = 16
 """Copies that failed their proof are kept for a look: the newest few."""
 _MOUNTS = Path("/proc/self/mountinfo")
+_LOCKS = 64
+"""Of the directories of one storage; more than there are threads, so that few of them wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class Storage:
 
     root: Path
     is_mount_needed: bool = True
+    _making: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)), init=False, repr=False, compare=False
+    )
 
     def path(self, digest: Digest) -> Path:
         """Give the place of a file, whether it is there or not."""
@@ -70,6 +76,19 @@ class Storage:
     def device(self) -> int:
         """Give what tells file systems apart: storages on one share its room."""
         return self.root.stat().st_dev
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory of the storage, and what it lacks above, so that all survive power loss.
+
+        One that another thread is just making is waited for: it can be seen before it is forced to disk.
+        """
+        if path == self.root:
+            return
+        self.make_directory(path.parent)
+        with self._making[hash(path) % _LOCKS]:
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                sync_directory(path.parent)
 
     def set_aside(self, path: Path) -> None:
         """Move a copy that failed its proof into quarantine."""
@@ -120,12 +139,3 @@ def _hex_directories(parent: Path, begin: list[str]) -> list[Path]:
     with os.scandir(parent) as entries:
         found = [entry.name for entry in entries if len(entry.name) == 2 and entry.name >= least and entry.is_dir()]
     return [parent / name for name in sorted(found) if all(digit in "0123456789ABCDEF" for digit in name)]
-
-
-def make_directory(path: Path, root: Path) -> None:
-    """Make a directory below `root`, and what it lacks above, so that all survive power loss."""
-    if path == root or path.is_dir():
-        return
-    make_directory(path.parent, root)
-    path.mkdir(exist_ok=True)
-    sync_directory(path.parent)

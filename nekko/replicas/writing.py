@@ -16,7 +16,7 @@ import trio
 
 from nekko.errors import DigestMismatchError
 from nekko.oci.digest import Digest
-from nekko.replicas.storage import Storage, make_directory
+from nekko.replicas.storage import Storage
 from nekko.store.identity import Identity, identity_of
 from nekko.store.layout import sync_directory
 
@@ -32,7 +32,7 @@ class _Copy:
 
     def __init__(self, storage: Storage, digest: Digest) -> None:
         self.final = storage.path(digest)
-        self._root = storage.root
+        self._storage = storage
         self._temporary = storage.incoming / f"{digest.encoded}.{next(_numbers)}.{os.getpid()}"
         self._file = -1
         self._written = self._flushed = 0
@@ -60,7 +60,7 @@ class _Copy:
         os.fsync(self._file)
 
     def publish(self) -> Identity:
-        make_directory(self.final.parent, self._root)
+        self._storage.make_directory(self.final.parent)
         self._temporary.rename(self.final)
         self._is_published = True
         sync_directory(self.final.parent)

@@ -1,0 +1,58 @@
+"""Directories of a storage: made with what is above them, and in use only when they would survive power loss."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from nekko.replicas.storage import Storage
+
+SECONDS = 10.0
+
+
+def test_directory_is_made_with_those_above_it_and_each_is_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    storage = Storage(tmp_path)
+    storage.make_directory(tmp_path / "AA" / "BB" / "CC")
+    storage.make_directory(tmp_path / "AA" / "BB" / "DD")
+    storage.make_directory(tmp_path / "AA" / "BB" / "DD")
+    assert forced == [str(tmp_path / place) for place in ("", "AA", "AA/BB", "AA/BB")]
+    assert (tmp_path / "AA" / "BB" / "CC").is_dir()
+
+
+def test_directory_that_another_thread_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, leaf = Storage(tmp_path), tmp_path / "AA" / "BB" / "CC"
+    storage.make_directory(leaf.parent)
+    is_forcing, may_end, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def force_when_told(descriptor: int) -> None:
+        is_forcing.set()
+        assert may_end.wait(SECONDS)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", force_when_told)
+    first = threading.Thread(target=storage.make_directory, args=[leaf])
+    second = threading.Thread(target=storage.make_directory, args=[leaf])
+    first.start()
+    try:
+        assert is_forcing.wait(SECONDS)
+        assert leaf.is_dir()
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+    finally:
+        may_end.set()
+        first.join(SECONDS)
+    second.join(SECONDS)
+    assert not second.is_alive()
+
+
+def test_storage_that_is_gone_is_not_made(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        storage.make_directory(storage.root / "AA" / "BB" / "CC")
+    assert not storage.root.exists()
