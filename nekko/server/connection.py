@@ -29,6 +29,8 @@ from nekko.server.stream import SteadyStream
 log = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
+BODY_READ_BYTES = 512 << 10
+"""Read at once while READ_BYTES come in full, as of an upload: a fifth of its processor time went into the steps."""
 DEADLINE_STEP = 0.05
 """Share of `keep_alive_timeout` by which the deadline of an idle connection may be behind: moving it at each of many
 small answers would take a tenth of their time."""
@@ -113,7 +115,9 @@ class Connection:
             if isinstance(self._stream, trio.SSLStream):
                 await self._stream.do_handshake()
                 self._state[STATE_KEY] = replace(self._state[STATE_KEY], subject=_subject(self._stream.getpeercert()))
-            while data := await self._stream.receive_some(READ_BYTES):
+            size = READ_BYTES
+            while data := await self._stream.receive_some(size):
+                size = READ_BYTES if len(data) < READ_BYTES else BODY_READ_BYTES
                 if self._is_draining:
                     continue
                 raw = bytes(data)
