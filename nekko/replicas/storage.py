@@ -33,7 +33,7 @@ class Storage:
     def path(self, digest: Digest) -> Path:
         """Give the place of a file, whether it is there or not."""
         name = digest.encoded.upper()
-        return self.root / name[:2] / name[2:4] / name[4:6] / (name + SUFFIX)
+        return self.root.joinpath(name[:2], name[2:4], name[4:6], name + SUFFIX)
 
     @property
     def incoming(self) -> Path:
