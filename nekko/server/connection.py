@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
 BODY_READ_BYTES = 512 << 10
-"""Read at once while READ_BYTES come in full, as of an upload: a fifth of its processor time went into the steps."""
+"""Read at once while READ_BYTES come in full, as of an upload: each piece takes several steps in the event loop."""
 DEADLINE_STEP = 0.05
 """Share of `keep_alive_timeout` by which the deadline of an idle connection may be behind: moving it at each of many
 small answers would take a tenth of their time."""
