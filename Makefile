@@ -52,7 +52,7 @@ lint: ## Format check, lint, types
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 
-check: lint test test-peers test-browser fault-fast stor smoke ## What a commit must pass
+check: lint test test-peers test-browser fault-fast stor smoke test-nspawn vm-test ## What a commit must pass
 
 image-steps: ## Kill the image API at every step, and make and remove its objects 1,000 times (root; many minutes)
 	@packaging/setup test
