@@ -86,7 +86,7 @@ async def _main(settings: Settings, *, has_default_address: bool) -> None:
                     selection = PlatformSelection.parse(settings.preload_platform)
                     nursery.start_soon(Loading(node.pulls, node.imports).preload, preloaded, selection)
                 # At its end running transfers end; their ingests and journal rows are what the next start goes on from.
-                await process.serve(nursery, application, settings.cache_dir, application.at_once)
+                await process.serve(nursery, application, settings.cache_dir, application.at_once, application.soon)
     log.info("stopped")
 
 

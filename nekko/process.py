@@ -19,7 +19,7 @@ from nekko.config.settings import Settings
 from nekko.reload import Reload, keep_current
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
-from nekko.server.simple import AtOnce
+from nekko.server.simple import AtOnce, Soon
 from nekko.server.systemd import Notifier
 from nekko.server.tls import server_tls
 
@@ -67,19 +67,24 @@ class Process:
         nursery.start_soon(self._stop_on_signal, nursery.cancel_scope)
 
     async def serve(
-        self, nursery: trio.Nursery, application: ASGIFramework, source: Path, at_once: AtOnce | None = None
+        self,
+        nursery: trio.Nursery,
+        application: ASGIFramework,
+        source: Path,
+        at_once: AtOnce | None = None,
+        soon: Soon | None = None,
     ) -> None:
         """Serve until the stop is done, then cancel `nursery`.
 
         Args:
             source: For the log: the cache, or the socket of who has it.
-            at_once: See `server.serve`.
+            at_once, soon: See `server.serve`.
         """
         ended = trio.Event()
 
         async def until_ended(task_status: trio.TaskStatus[None]) -> None:
             await serve(
-                application, self._listeners, settings=self._settings, stop=self.stop, at_once=at_once,
+                application, self._listeners, settings=self._settings, stop=self.stop, at_once=at_once, soon=soon,
                 task_status=task_status,
             )  # fmt: skip
             ended.set()

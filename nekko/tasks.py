@@ -4,13 +4,14 @@ A nursery raises a group, also of one error, which no `except` that names the er
 together, the first error is what went wrong, and the others follow from it.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar, TypeVarTuple
+from typing import Generic, TypeVar, TypeVarTuple
 
 import trio
 
 T = TypeVar("T")
+R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -73,3 +74,65 @@ async def take_each(items: AsyncGenerator[T, None], take: Callable[[T], Awaitabl
             tasks.start_soon(take, item)
             following = await anext(items, None)
         item = following
+
+
+class Gathered(Generic[T, R]):
+    """Work of which a thread does in one visit what waits at that time: a hop for each item would cost more than it.
+
+    `run` has to run, as often as there may be visits at a time.
+    """
+
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, most: int, threads: trio.CapacityLimiter) -> None:
+        """Have `work` called in `threads`, with `most` items at most; it gives what came of each, in their order."""
+        self._work = work
+        self._most = most
+        self._threads = threads
+        self._waiting: list[_Item[T, R]] = []
+        self._idle = trio.lowlevel.ParkingLot()
+
+    async def do(self, value: T) -> R:
+        """Have the work done on an item.
+
+        Raises:
+            Exception: What the work raised, to each item of the visit.
+
+        Cancellation: Is not waited for; the work may be done all the same.
+        """
+        item = _Item[T, R](value)
+        self._waiting.append(item)
+        self._idle.unpark()
+        await item.is_done.wait()
+        if item.failure is not None:
+            raise item.failure
+        (result,) = item.results
+        return result
+
+    async def run(self) -> None:
+        """Make one visit after the other, until cancelled."""
+        while True:
+            if not self._waiting:
+                await self._idle.park()
+            await trio.lowlevel.checkpoint()  # what comes at the same time has its chance to come along
+            taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            if not taken:
+                continue  # another visit has them
+            try:
+                results = await trio.to_thread.run_sync(
+                    self._work, [item.value for item in taken], limiter=self._threads
+                )
+            except Exception as error:  # noqa: BLE001 - raised again in `do`
+                for item in taken:
+                    item.failure = error
+            else:
+                for item, result in zip(taken, results, strict=True):
+                    item.results = (result,)
+            for item in taken:
+                item.is_done.set()
+
+
+class _Item(Generic[T, R]):
+    def __init__(self, value: T) -> None:
+        self.value = value
+        self.is_done = trio.Event()
+        self.results: tuple[R, ...] = ()
+        self.failure: Exception | None = None

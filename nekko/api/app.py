@@ -20,6 +20,7 @@ from nekko.api.content_files import ROOT as CONTENT_FILES_ROOT
 from nekko.api.content_files import ContentFiles
 from nekko.api.files.door import STATUS_PATH, STORING, FileDoor
 from nekko.api.files.meter import Meter
+from nekko.api.files.soon import Soon
 from nekko.api.hub.door import HubDoor
 from nekko.api.hub.route import ROOT as HUB_ROOT
 from nekko.api.images.door import ROOT as IMAGES_ROOT
@@ -63,6 +64,7 @@ class Application:
         streams: Mapping[tuple[str, str], Asgi],
         quart: QuartTrio,
         at_once: AtOnce,
+        soon: Soon | None,
         requests: RequestLog,
         traffic: Traffic,
         meter: Meter,
@@ -77,6 +79,8 @@ class Application:
         self._streams = streams
         self.quart = quart
         self._at_once = at_once
+        self.soon = soon
+        """Answers what is not answered at once, and needs no framework either."""
         self._meter = meter
         self.requests = requests
         """Its `tell_repeats` has to run beside the application."""
@@ -183,17 +187,11 @@ def build(
     proving = replace(blobs, is_proof_needed=False)  # its clients prove digests themselves
     registry = RegistryDoor(node.mirror, proving, counters, settings)
     meter = Meter(node.statsd)
+    requests = RequestLog(counters)
+    keeper = node.replicas or node.uploads
+    files = FileDoor(blobs, keeper, node.replicas, node.tier, node.behind, access, settings, meter)
     raw: dict[str, Asgi] = {
-        "files": FileDoor(
-            blobs,
-            node.replicas or node.uploads,
-            node.replicas,
-            node.tier,
-            node.behind,
-            access,
-            settings,
-            meter,
-        ),
+        "files": files,
         "registry": registry,
         "ollama": OllamaDoor(node.mirror, proving, counters),
         "hub": HubDoor(node.hub, blobs, counters, settings),
@@ -209,7 +207,8 @@ def build(
         streams,
         quart,
         AtOnce(node.store, node.pulls, registry.at_once, counters, meter, settings),
-        RequestLog(counters),
+        None if node.replicas is None else Soon(files, node.replicas, requests),
+        requests,
         traffic,
         meter,
     )

@@ -36,10 +36,11 @@ OVERHEAD_BYTES = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The header lines and the body of a 200."""
+    """The header lines and the body of an answer."""
 
     head: bytes
     body: bytes
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class SmallBlobs:
         if PATH.fullmatch(target) is None:
             return None
         digest = digest_in(target)
+        if self._source.has_no_file(digest):
+            return None
         try:
             blob, descriptor = self._source.open(digest)
         except BlobUnknownError:

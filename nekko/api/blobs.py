@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Self
 
 import trio
@@ -63,7 +64,7 @@ class Head:
     @classmethod
     def of(cls, digest: Digest, modified: float | None = None) -> Self:
         """Make the head of a door whose clients know blobs by their digests; `modified` in seconds since the epoch."""
-        told = () if modified is None else (("Last-Modified", formatdate(modified, usegmt=True)),)
+        told = () if modified is None else (("Last-Modified", _date(int(modified))),)
         return cls(f'"{digest}"', (("Docker-Content-Digest", str(digest)), *told))
 
     def lines(self) -> list[tuple[bytes, bytes]]:
@@ -101,6 +102,10 @@ class BlobDoor:
             await send_plain(send, 503, str(error), headers)
         except NekkoError as error:
             await send_plain(send, 404 if isinstance(error, BlobUnknownError) else 502, str(error))
+
+    def has_nothing(self, digest: Digest) -> bool:
+        """Tell whether a blob is certainly not in the cache, nor arriving, by the quickest look there is."""
+        return self.blobs.has_no_file(digest) and self.transfers.running(str(digest)) is None
 
     async def has(self, digest: Digest) -> bool:
         """Tell whether a blob is in the cache and right, or arriving."""
@@ -332,6 +337,11 @@ async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) ->
 def is_known(if_none_match: str | None, etag: str) -> bool:
     """Tell whether a client has what an ETag stands for. Source: RFC 9110, section 13.1.2."""
     return any(tag.strip() in (etag, f"W/{etag}", "*") for tag in (if_none_match or "").split(","))
+
+
+@lru_cache(maxsize=1024)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 async def _head(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:

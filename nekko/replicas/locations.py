@@ -29,6 +29,11 @@ class Locations:
     def __init__(self, settings: Settings) -> None:
         self._servers = [_Server(server) for server in settings.memcached_servers]
 
+    @property
+    def are_kept(self) -> bool:
+        """Tell whether there are any servers."""
+        return bool(self._servers)
+
     async def get(self, digest: Digest) -> Path | None:
         """Give the place of a file, as it is remembered."""
         if not self._servers:

@@ -18,10 +18,10 @@ class Proofs:
     """The proofs of this process. Any thread may ask."""
 
     def __init__(self) -> None:
-        self._proven: OrderedDict[Path, Identity] = OrderedDict()
+        self._proven: OrderedDict[str, Identity] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, path: Path, digest: Digest) -> int:
+    def open(self, path: Path | str, digest: Digest) -> int:
         """Open a copy whose bytes have this hash; the caller closes the file descriptor. Blocks.
 
         Raises:
@@ -42,19 +42,23 @@ class Proofs:
             raise
         return descriptor
 
-    def remember(self, path: Path, identity: Identity) -> None:
+    def has(self, path: Path | str, found: os.stat_result) -> bool:
+        """Tell whether the bytes of a file that was looked at are known to have the hash that its name says."""
+        return self._is_proven(path, identity_of(found))
+
+    def remember(self, path: Path | str, identity: Identity) -> None:
         """Take note that the bytes of a file have the hash that its name says."""
         with self._lock:
-            self._proven[path] = identity
-            self._proven.move_to_end(path)
+            self._proven[str(path)] = identity
+            self._proven.move_to_end(str(path))
             if len(self._proven) > REMEMBERED:
                 self._proven.popitem(last=False)
 
-    def forget(self, path: Path) -> None:
+    def forget(self, path: Path | str) -> None:
         """Have a copy hashed before its next use, whatever is known of it."""
         with self._lock:
-            self._proven.pop(path, None)
+            self._proven.pop(str(path), None)
 
-    def _is_proven(self, path: Path, identity: Identity) -> bool:
+    def _is_proven(self, path: Path | str, identity: Identity) -> bool:
         with self._lock:
-            return self._proven.get(path) == identity
+            return self._proven.get(str(path)) == identity

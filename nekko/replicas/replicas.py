@@ -19,6 +19,7 @@ from nekko.replicas.locations import Locations
 from nekko.replicas.lost import Lost, Spare
 from nekko.replicas.proofs import Proofs
 from nekko.replicas.room import Room
+from nekko.replicas.small import SmallFile, SmallFiles
 from nekko.replicas.storage import Storage
 from nekko.replicas.tuples import Copies, StorageTuple, tuples_of
 from nekko.replicas.writing import Writing
@@ -101,6 +102,7 @@ class Replicas:
         self._locks = Locks()
         self._threads = trio.CapacityLimiter(THREADS)
         self._room = Room(self.tuples, settings, self._threads)
+        self._small = SmallFiles(self.tuples, self._room, self.proofs)
         self._draw = random.Random()  # noqa: S311 - it balances
         self._repairs, self._to_repair = trio.open_memory_channel[tuple[StorageTuple, Digest]](MAX_REPAIRS)
         self._counts: Counter[str] = Counter()
@@ -124,8 +126,10 @@ class Replicas:
     async def run(self) -> None:
         """Restore what readers found lacking, one file at a time, until cancelled; then close what is open."""
         try:
-            async for storages, digest in self._to_repair:
-                await self.mend(storages, digest)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._small.run)
+                async for storages, digest in self._to_repair:
+                    await self.mend(storages, digest)
         finally:
             self._locations.close()
 
@@ -200,6 +204,23 @@ class Replicas:
             self._lost.discard(digest)
             self._counts["stored"] += 1
             return Stored(paths, is_new=True)
+
+    async def read_small(self, digest: Digest) -> SmallFile | None:
+        """Read a file that is small and well; None says no more than that `open` may find it."""
+        return None if self._locations.are_kept else await self._small.read(digest)
+
+    async def may_take_small(self, digest: Digest, size: int) -> bool:
+        """Tell whether `store_small` may be tried."""
+        return await self._small.may_come(digest, size)
+
+    async def store_small(self, digest: Digest, body: bytes) -> tuple[Path, ...] | None:
+        """Store a small file on every storage of one tuple; None: it was not, and `store` tells why, or does it."""
+        async with self._locks.hold(str(digest)):
+            paths = await self._small.store(digest, body)
+            if paths is not None:
+                self._lost.discard(digest)
+                self._counts["stored"] += 1
+            return paths
 
     async def remove(self, digest: Digest) -> None:
         """Remove every copy of a file.

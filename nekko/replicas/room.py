@@ -1,6 +1,7 @@
 """Room on the storages: which tuple takes a new file, and what is spoken for by files that are still coming."""
 
 import random
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +17,16 @@ from nekko.replicas.tuples import StorageTuple
 class Reservation:
     """Room for one file on every storage of a tuple."""
 
-    def __init__(self, storages: StorageTuple, size: int | None, promised: Counter[int]) -> None:
+    def __init__(
+        self, storages: StorageTuple, size: int | None, promised: Counter[int], promising: threading.Lock
+    ) -> None:
         """Promise `size` bytes; None: not known, then room has to be looked for as they come. Blocks."""
         self.storages = storages
         self.is_size_known = size is not None
         self._remaining = size or 0
         self._devices = Counter(storage.device() for storage in storages.storages)
         self._promised = promised
+        self._promising = promising
         self._add(self._remaining)
 
     def spend(self, count: int) -> None:
@@ -36,8 +40,9 @@ class Reservation:
         self.spend(self._remaining)
 
     def _add(self, count: int) -> None:
-        for device, copies in self._devices.items():
-            self._promised[device] += count * copies
+        with self._promising:
+            for device, copies in self._devices.items():
+                self._promised[device] += count * copies
 
 
 class Room:
@@ -49,7 +54,8 @@ class Room:
         self._threads = threads
         self._promised: Counter[int] = Counter()
         """Bytes still to come, by device."""
-        self._choosing = trio.Lock()  # whoever chooses next has to see what was promised
+        self._promising = threading.Lock()
+        self._choosing = threading.Lock()  # whoever chooses next has to see what was promised
         self._draw = random.Random()  # noqa: S311 - it balances
 
     @asynccontextmanager
@@ -59,8 +65,7 @@ class Room:
         Raises:
             NoStorageError: None takes it.
         """
-        async with self._choosing:
-            reservation = await trio.to_thread.run_sync(self._reserve, size, limiter=self._threads)
+        reservation = await trio.to_thread.run_sync(self.take, size, limiter=self._threads)
         try:
             yield reservation
         finally:
@@ -76,7 +81,12 @@ class Room:
         if left <= 0:
             raise NoStorageError(f"{reservation.storages}: no room for more of the file")
 
-    def _reserve(self, size: int | None) -> Reservation:
+    def take(self, size: int | None) -> Reservation:
+        """Do the same in a worker thread, and leave it to the caller to end it."""
+        with self._choosing:
+            return self._choose(size)
+
+    def _choose(self, size: int | None) -> Reservation:
         room: dict[StorageTuple, int] = {}
         refusals = []
         for storages in self._tuples:
@@ -91,7 +101,7 @@ class Room:
         if chosen is None:
             told = [*refusals, *(f"{storages}: room for {max(0, left)} bytes" for storages, left in room.items())]
             raise NoStorageError(f"no storages take {size or 0} bytes: {'; '.join(told)}")
-        return Reservation(chosen, size, self._promised)
+        return Reservation(chosen, size, self._promised, self._promising)
 
     def _room_of(self, storages: StorageTuple) -> int:
         return storages.room(self._promised, self._settings.min_free_space_bytes)

@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +29,17 @@ class Storage:
     _making: tuple[threading.Lock, ...] = field(
         default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)), init=False, repr=False, compare=False
     )
+    _unforced: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Directories whose names may not survive power loss yet."""
 
     def path(self, digest: Digest) -> Path:
         """Give the place of a file, whether it is there or not."""
+        return Path(self.place(digest))
+
+    def place(self, digest: Digest) -> str:
+        """Give the same as text, for whoever does nothing but open it: a path costs as much as opening."""
         name = digest.encoded.upper()
-        return self.root.joinpath(name[:2], name[2:4], name[4:6], name + SUFFIX)
+        return f"{self.root}/{name[:2]}/{name[2:4]}/{name[4:6]}/{name}{SUFFIX}"
 
     @property
     def incoming(self) -> Path:
@@ -87,8 +93,33 @@ class Storage:
         self.make_directory(path.parent)
         with self._making[hash(path) % _LOCKS]:
             if not path.is_dir():
+                self._unforced.add(str(path))
                 path.mkdir(exist_ok=True)
+            if str(path) in self._unforced:
                 sync_directory(path.parent)
+                self._unforced.discard(str(path))
+
+    def make_unforced(self, path: str) -> list[str]:
+        """Make a directory of the storage, and what it lacks above; give those that `are_forced` has to be told of.
+
+        Until then, whoever needs them by `make_directory` forces them.
+        """
+        self._unforced.add(path)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            return [path]  # perhaps another has just made it
+        except FileNotFoundError:
+            parent = path.rpartition("/")[0]
+            if parent == str(self.root):
+                raise
+            made = self.make_unforced(parent)
+            return made + self.make_unforced(path)
+        return [path]
+
+    def are_forced(self, paths: Iterable[str]) -> None:
+        """Take note that directories survive power loss now."""
+        self._unforced.difference_update(paths)
 
     def set_aside(self, path: Path) -> None:
         """Move a copy that failed its proof into quarantine."""

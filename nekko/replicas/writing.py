@@ -5,76 +5,17 @@ renamed and the names forced to disk. What fails is undone on all of them.
 """
 
 import hashlib
-import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import trio
 
 from nekko.errors import DigestMismatchError
 from nekko.oci.digest import Digest
+from nekko.replicas.copy import NewCopy
 from nekko.replicas.storage import Storage
-from nekko.store.identity import Identity, identity_of
-from nekko.store.layout import sync_directory
-
-log = logging.getLogger(__name__)
-
-FLUSH_BYTES = 8 << 20
-"""The disk is told to begin with so many bytes at a time."""
-_numbers = count()
-
-
-class _Copy:
-    """One copy on its way. Everything blocks."""
-
-    def __init__(self, storage: Storage, digest: Digest) -> None:
-        self.final = storage.path(digest)
-        self._storage = storage
-        self._temporary = storage.incoming / f"{digest.encoded}.{next(_numbers)}.{os.getpid()}"
-        self._file = -1
-        self._written = self._flushed = 0
-        self._is_published = False
-
-    def open(self) -> None:
-        self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-
-    def write(self, batch: memoryview) -> None:
-        written = 0
-        while written < len(batch):
-            written += os.write(self._file, batch[written:])
-        self._written += len(batch)
-        if self._written - self._flushed >= FLUSH_BYTES:
-            # Dirty pages are not dropped by this, but begin to be written: `force` has little to wait for at the end.
-            os.posix_fadvise(self._file, self._flushed, self._written - self._flushed, os.POSIX_FADV_DONTNEED)
-            self._flushed = self._written
-
-    def write_last(self, batch: memoryview) -> None:
-        self.write(batch)
-        self.force()
-
-    def force(self) -> None:
-        os.fsync(self._file)
-
-    def publish(self) -> Identity:
-        self._storage.make_directory(self.final.parent)
-        self._temporary.rename(self.final)
-        self._is_published = True
-        sync_directory(self.final.parent)
-        identity = identity_of(os.fstat(self._file))
-        self.close()
-        return identity
-
-    def undo(self) -> None:
-        (self.final if self._is_published else self._temporary).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+from nekko.store.identity import Identity
 
 
 class Writing:
@@ -82,7 +23,7 @@ class Writing:
 
     def __init__(self, storages: Sequence[Storage], digest: Digest, threads: trio.CapacityLimiter) -> None:
         self._digest = digest
-        self._copies = [_Copy(storage, digest) for storage in storages]
+        self._copies = [NewCopy(storage, digest) for storage in storages]
         self._threads = threads
         self._hash = hashlib.sha256()
         self._is_forced = False
@@ -120,12 +61,12 @@ class Writing:
             await self._run(copy.force for copy in self._copies)
         places: dict[Path, Identity] = {}
 
-        def publish(copy: _Copy) -> None:
-            places[copy.final] = copy.publish()
+        def publish(copy: NewCopy) -> None:
+            places[Path(copy.final)] = copy.publish()
 
         await self._run(partial(publish, copy) for copy in self._copies)
         self._is_complete = True
-        return {copy.final: places[copy.final] for copy in self._copies}
+        return {Path(copy.final): places[Path(copy.final)] for copy in self._copies}
 
     async def close(self) -> None:
         """Undo what was not published everywhere. Not cut by cancellation."""
@@ -136,11 +77,7 @@ class Writing:
 
     def _close(self) -> None:
         for copy in self._copies:
-            try:
-                copy.close()
-                copy.undo()
-            except OSError as error:  # its disk is what failed; the next start removes what is left there
-                log.warning("%s: an upload that failed cannot be removed: %s", copy.final, error.strerror)
+            copy.abandon()
 
     async def _run(self, works: Iterable[Callable[[], object]]) -> None:
         """Do all works at once, to their ends; the first failure is raised alone."""

@@ -23,7 +23,7 @@ from hypercorn.utils import parse_socket_addr
 from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
 from nekko.server.http1 import Answers, Http1, ServerConfig
 from nekko.server.listeners import Listener
-from nekko.server.simple import AtOnce, SimpleRequest, parse_simple
+from nekko.server.simple import AtOnce, AtOnceAnswer, SimpleRequest, SimpleUpload, Soon, parse_simple, parse_upload
 from nekko.server.stream import SteadyStream
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ BODY_READ_BYTES = 512 << 10
 DEADLINE_STEP = 0.05
 """Share of `keep_alive_timeout` by which the deadline of an idle connection may be behind: moving it at each of many
 small answers would take a tenth of their time."""
+BODY_SECONDS = 1.0
+"""A small body that takes longer to arrive is left to the protocol."""
 LINGER_SECONDS = 2.0
 """How long a peer that is still sending, although it has its answer, may take to notice."""
 
@@ -48,6 +50,7 @@ class Service:
     send_timeout_seconds: float
     file_threads: trio.CapacityLimiter
     at_once: AtOnce | None
+    soon: Soon | None
     connections: set["Connection"] = field(default_factory=set)
     """Those that are open."""
 
@@ -120,35 +123,67 @@ class Connection:
                 size = READ_BYTES if len(data) < READ_BYTES else BODY_READ_BYTES
                 if self._is_draining:
                     continue
-                raw = bytes(data)
-                if (request := self._simple(raw)) is None or not await self._answer_at_once(request):
-                    await self._protocol.handle(RawData(raw))
+                if rest := await self._answer_simple(bytes(data)):
+                    await self._protocol.handle(RawData(rest))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.debug("%s: ended: %s", self.name, error.__cause__ or error)
 
-    def _simple(self, raw: bytes) -> SimpleRequest | None:
-        """Read what arrived as a simple request; on a connection that is kept, the same one often comes again."""
+    async def _answer_simple(self, raw: bytes) -> bytes:
+        """Answer a simple request past the protocol, which stays idle; give what is left to the protocol instead."""
         if self._service.at_once is None or not self._protocol.is_idle or self._service.context.terminated.is_set():
-            return None
-        if self._last[0] != raw:
+            return raw
+        if self._last[0] != raw:  # on a connection that is kept, the same request often comes again
             self._last = (raw, parse_simple(raw))
-        return self._last[1]
+        if (request := self._last[1]) is not None:
+            peer = self._state[STATE_KEY]
+            answer = self._service.at_once(request.method, request.target, request.accept, peer)
+            if answer is None and self._service.soon is not None:
+                self._begin_answer()
+                answer = await self._service.soon.fetch(request.method, request.target, peer)
+            if answer is not None:
+                await self._send_answer(answer, has_body=request.method != "HEAD")
+                return b""
+        elif self._service.soon is not None and (upload := parse_upload(raw)) is not None:
+            return await self._take_upload(self._service.soon, upload, bytearray(raw))
+        return raw
 
-    async def _answer_at_once(self, request: SimpleRequest) -> bool:
-        """Answer past the protocol, which stays idle; tell whether that could be done."""
-        assert self._service.at_once is not None
-        answer = self._service.at_once(request.method, request.target, request.accept, self._state[STATE_KEY])
+    async def _take_upload(self, soon: Soon, upload: SimpleUpload, received: bytearray) -> bytes:
+        async def body() -> bytes | None:
+            if upload.is_waiting and len(received) == upload.head_bytes:
+                await self._send_now(b"HTTP/1.1 100 \r\n\r\n")
+            end = upload.head_bytes + upload.size
+            with trio.move_on_after(BODY_SECONDS):
+                while len(received) < end and (data := await self._stream.receive_some(READ_BYTES)):
+                    received.extend(data)
+            return bytes(received[upload.head_bytes :]) if len(received) == end else None
+
+        self._begin_answer()
+        answer = await soon.store(
+            upload.method, upload.target, upload.size, upload.authorization, self._state[STATE_KEY], body,
+            is_waiting=upload.is_waiting,
+        )  # fmt: skip
         if answer is None:
-            return False
-        body = b"" if request.method == "HEAD" else answer.body
-        data = b"".join((b"HTTP/1.1 200 \r\n", answer.head, self._service.config.last_lines(), body))
+            return bytes(received)
+        await self._send_answer(answer)
+        return b""
+
+    def _begin_answer(self) -> None:
+        self._owes_request = False
+        self._reading.deadline = math.inf
+
+    async def _send_answer(self, answer: AtOnceAnswer, *, has_body: bool = True) -> None:
+        body = answer.body if has_body else b""
+        status = b"HTTP/1.1 %d \r\n" % answer.status
+        data = b"".join((status, answer.head, self._service.config.last_lines(), body))
+        await self._send_now(data)
+        self._expect_request()
+
+    async def _send_now(self, data: bytes) -> None:
+        """Send what is short, on a connection that nothing else is being sent on."""
         sent = self._plain.send_nowait(data) if self._stream is self._plain else 0
         if sent < len(data):
-            self._owes_request = False
-            self._reading.deadline = math.inf
+            self._begin_answer()
             await self._send_bytes(data[sent:])
-        self._expect_request()
-        return True
 
     async def _send(self, event: Event) -> None:
         """Do what the protocol wants done."""
@@ -159,8 +194,7 @@ class Connection:
             if event.idle:
                 self._expect_request()
             else:
-                self._owes_request = False
-                self._reading.deadline = math.inf
+                self._begin_answer()
         else:
             assert isinstance(event, Closed)
             await self._finish()

@@ -13,7 +13,7 @@ from nekko.config.settings import Settings
 from nekko.server.connection import Connection, Service
 from nekko.server.http1 import ServerConfig
 from nekko.server.listeners import Listener, close_all
-from nekko.server.simple import AtOnce
+from nekko.server.simple import AtOnce, Soon
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ async def serve(
     settings: Settings,
     stop: trio.Event,
     at_once: AtOnce | None = None,
+    soon: Soon | None = None,
     idle_seconds: float = IDLE_SECONDS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -40,6 +41,7 @@ async def serve(
     Args:
         app: Is sent HTTP requests only, no lifespan events.
         at_once: Is asked first with each simple request; what it has is sent, and `app` does not see the request.
+        soon: Is asked next, with simple uploads as well; needs `at_once`.
         idle_seconds: A connection may be without a request for so long, and take so long to send the head of one.
 
     Reports `started` once it accepts.
@@ -50,7 +52,13 @@ async def serve(
     config.keep_alive_timeout = idle_seconds
     context = WorkerContext(None)
     service = Service(
-        ASGIWrapper(app), config, context, settings.send_timeout_seconds, trio.CapacityLimiter(FILE_THREADS), at_once
+        ASGIWrapper(app),
+        config,
+        context,
+        settings.send_timeout_seconds,
+        trio.CapacityLimiter(FILE_THREADS),
+        at_once,
+        soon,
     )
     try:
         async with trio.open_nursery() as connections:

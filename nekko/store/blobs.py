@@ -76,6 +76,10 @@ class Blobs:
         found = self._look(digest)
         return found is not None and found.st_size == size
 
+    def has_no_file(self, digest: Digest) -> bool:
+        """Tell whether nothing is where a blob's file would be: the quickest look there is."""
+        return not os.path.lexists(self._layout.blob_name(digest))
+
     def _look(self, digest: Digest) -> os.stat_result | None:
         try:
             return os.stat(self._layout.blob_name(digest))
@@ -136,7 +140,7 @@ class Blobs:
 
     async def prove(self, digest: Digest) -> Blob | None:
         """Give a blob whose file is right, hashed if need be; None if it is absent now. See `open_proven`."""
-        if not os.path.lexists(self._layout.blob_name(digest)) and self._catalog.blob(digest) is None:
+        if self.has_no_file(digest) and self._catalog.blob(digest) is None:
             return None  # told with one look at each: every file that is had from elsewhere is asked for here before
         if (blob := self.stat(digest)) is not None:
             return blob

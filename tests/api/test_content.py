@@ -58,13 +58,25 @@ async def serve_node(
     application = app.build(changed, Counters(), Access(settings), trio.Event().set)
     port = listeners[0].sockets[0].socket.getsockname()[1]
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(
-            partial(serve, application, listeners, settings=settings, stop=stop, at_once=application.at_once)
-        )
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            yield Served(node, client)
-        stop.set()
+    async with trio.open_nursery() as keeping:
+        if replicas is not None:
+            keeping.start_soon(replicas.run)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(
+                    serve,
+                    application,
+                    listeners,
+                    settings=settings,
+                    stop=stop,
+                    at_once=application.at_once,
+                    soon=application.soon,
+                )
+            )
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+                yield Served(node, client)
+            stop.set()
+        keeping.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -59,11 +59,8 @@ async def serve_trees(directory: Path, tuples: int = 2, members: int = 2, **chan
     settings = replace(QUICK, **given)
     replicas = Replicas(settings)
     await replicas.prepare()
-    async with open_node(directory / "cache", settings) as node, trio.open_nursery() as nursery:
-        nursery.start_soon(replicas.run)
-        async with serve_node(node, replicas=replicas) as served:
-            yield Trees(served.client, replicas, [root for pair in pairs for root in pair])
-        nursery.cancel_scope.cancel()
+    async with open_node(directory / "cache", settings) as node, serve_node(node, replicas=replicas) as served:
+        yield Trees(served.client, replicas, [root for pair in pairs for root in pair])
 
 
 @pytest.fixture
@@ -244,3 +241,51 @@ async def test_files_are_looked_for_in_the_order_that_is_configured(tmp_path: Pa
                     assert ("2017" not in told) == is_cached
                     found = await served.client.get(f"/{Digest.of(OTHER).encoded}")
                     assert found.status_code == (200 if "layout" in order else 404)
+
+
+async def test_many_small_files_at_once_are_answered_each_as_it_deserves(tmp_path: Path) -> None:
+    """They are written together, and what is wrong with one is nothing to the others."""
+    rng = random.Random(21)
+    files = [rng.randbytes(rng.randrange(70_000)) for _ in range(60)]
+    shas = [Digest.of(content).encoded for content in files]
+    held, wrong = set(range(0, 60, 10)), set(range(1, 60, 10))
+    answers: dict[int, httpx.Response] = {}
+    async with serve_trees(tmp_path) as trees:
+        for number in held:
+            assert (await trees.client.post(f"/{shas[number]}", content=files[number])).status_code == 201
+
+        async def put(number: int) -> None:
+            content = b"wrong" if number in wrong else files[number]
+            answers[number] = await trees.client.put(f"/{shas[number]}", content=content)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(put, number)
+                nursery.start_soon(put, number)  # one of the two waits for the other
+        for number, sha in enumerate(shas):
+            if number in wrong:
+                assert answers[number].status_code == 412
+                assert trees.copies(sha) == []
+                continue
+            assert answers[number].status_code in ((200,) if number in held else (200, 201))
+            assert [Path(path) for path in answers[number].json()] == trees.copies(sha)
+            assert [path.read_bytes() == files[number] for path in trees.copies(sha)] == [True, True]
+            fetched = await trees.client.get(f"/{sha}")
+            assert (fetched.status_code, fetched.content) == (200, files[number])
+            assert fetched.headers["etag"] == f'"sha256:{sha}"'
+        assert trees.leftovers() == []
+        assert trees.replicas.statistics().stored == 54
+
+
+async def test_small_file_is_served_right_whatever_becomes_of_its_copies(trees: Trees) -> None:
+    sha = Digest.of(OTHER).encoded
+    assert (await trees.client.put(f"/{sha}", content=OTHER)).status_code == 201
+    for spoil in (lambda path: path.write_bytes(b"x" * len(OTHER)), Path.unlink, lambda path: path.write_bytes(b"")):
+        for number in (0, 1):
+            before = trees.replicas.statistics().restored
+            spoil(trees.copies(sha)[number])
+            for _ in range(6):  # whichever member is looked at first
+                fetched = await trees.client.get(f"/{sha}")
+                assert (fetched.status_code, fetched.content) == (200, OTHER)
+            await trees.restored(before + 1)
+            assert [path.read_bytes() for path in trees.copies(sha)] == [OTHER, OTHER]

@@ -17,7 +17,8 @@ from tests.fault.matrix import Promise, Trial
 pytestmark = pytest.mark.fault
 GROUP = "`kill -9`"
 UPLOADERS = 4
-MAX_BYTES = 1 << 20
+MAX_BYTES = (64 << 10, 1 << 20)
+"""What is small is written together, what is larger alone."""
 LIMIT_SECONDS = 60.0
 
 
@@ -36,7 +37,7 @@ class Uploads:
     async def work(self, rng: random.Random) -> None:
         async with self.client() as client:
             while True:
-                content = rng.randbytes(rng.randrange(MAX_BYTES))
+                content = rng.randbytes(rng.randrange(rng.choice(MAX_BYTES)))
                 sha = Digest.of(content).encoded
                 self.attempted.add(sha)
                 try:

@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nekko.api.access import Access
@@ -164,11 +166,15 @@ class FileDoor:
         if self.behind is not None:
             await self.behind.owe(digest)
         self.meter.stored(is_new=status == 201)
-        told = json.dumps([str(path) for path in paths]).encode() + b"\n"
-        await send_whole(send, status, told, [(b"content-type", b"application/json")])
+        await send_whole(send, status, told_places(paths), [(b"content-type", b"application/json")])
 
     async def _remove(self, scope: dict[str, Any], send: Send) -> None:
         digest = digest_in(scope["path"])
         self.access.may_change(scope)
         await self.keeper.remove(digest)
         await send_whole(send, 204, b"", [])
+
+
+def told_places(paths: Iterable[Path]) -> bytes:
+    """Write the places of a file, as an upload is answered."""
+    return json.dumps([str(path) for path in paths]).encode() + b"\n"

@@ -56,3 +56,27 @@ def test_storage_that_is_gone_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         storage.make_directory(storage.root / "AA" / "BB" / "CC")
     assert not storage.root.exists()
+
+
+def test_directory_made_without_force_is_forced_by_the_next_who_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    storage, leaf = Storage(tmp_path), tmp_path / "AA" / "BB" / "CC"
+    made = storage.make_unforced(str(leaf))
+    assert leaf.is_dir()
+    assert forced == []
+    storage.make_directory(leaf)
+    assert forced == [str(tmp_path / place) for place in ("", "AA", "AA/BB")]
+    other = storage.make_unforced(str(tmp_path / "AA" / "BB" / "DD"))
+    storage.are_forced([*made, *other])
+    storage.make_directory(tmp_path / "AA" / "BB" / "DD")
+    assert len(forced) == 3, "a file system that was forced as a whole is not forced again"
+
+
+def test_directory_of_a_storage_that_is_gone_is_not_made_without_force_either(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        storage.make_unforced(f"{storage.root}/AA/BB/CC")
+    assert not storage.root.exists()

@@ -9,7 +9,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
-from nekko.server.simple import AtOnce
+from nekko.server.simple import AtOnce, Soon
 from nekko.server.tls import ServerTls
 from tests.unit.server.serving import QUICK, App, Server, Start
 
@@ -24,6 +24,7 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
         settings: Settings = QUICK,
         *,
         at_once: AtOnce | None = None,
+        soon: Soon | None = None,
         idle_seconds: float = 3600.0,
         tls: ServerTls | None = None,
     ) -> Server:
@@ -34,7 +35,8 @@ def start(nursery: trio.Nursery) -> Iterator[Start]:
         async def run(task_status: trio.TaskStatus[None]) -> None:
             await serve(
                 app,  # type: ignore[arg-type]  # ASGI, typed more closely there
-                listeners, settings=settings, stop=server.stop, at_once=at_once, idle_seconds=idle_seconds, task_status=task_status,
+                listeners, settings=settings, stop=server.stop, at_once=at_once, soon=soon, idle_seconds=idle_seconds,
+                task_status=task_status,
             )  # fmt: skip
             server.ended.set()
 

@@ -11,7 +11,7 @@ import trio
 
 from nekko.config.settings import Settings
 from nekko.server.listeners import Listener
-from nekko.server.simple import AtOnce
+from nekko.server.simple import AtOnce, Soon
 from nekko.server.tls import ServerTls
 
 Scope = dict[str, Any]
@@ -163,6 +163,7 @@ class Start(Protocol):
         settings: Settings = QUICK,
         *,
         at_once: AtOnce | None = None,
+        soon: Soon | None = None,
         idle_seconds: float = 3600.0,
         tls: ServerTls | None = None,
     ) -> Server: ...

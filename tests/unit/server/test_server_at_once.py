@@ -17,6 +17,7 @@ HELLO = b"GET /other HTTP/1.1\r\nHost: node\r\n\r\n"
 @dataclass(frozen=True)
 class Now:
     body: bytes = b"now"
+    status: int = 200
 
     @property
     def head(self) -> bytes:
