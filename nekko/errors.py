@@ -358,6 +358,10 @@ class RepairError(TransferError):
         self.retry_after_seconds: float | None = getattr(cause, "retry_after_seconds", None)
 
 
+class AnnouncementError(NekkoError):
+    """A message server did not take announcements. The message names it (without credentials) and the cause."""
+
+
 class HostError(NekkoError):
     """The host refused an operation (socket, file system, kernel)."""
 

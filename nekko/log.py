@@ -15,7 +15,10 @@ TRACE = 5
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG, 2: TRACE}
 log = logging.getLogger(__name__)
 
-_LIBRARIES = ("httpcore", "httpx", "hypercorn", "quart")
+_LIBRARIES = {
+    "httpcore": logging.WARNING, "httpx": logging.WARNING, "hypercorn": logging.WARNING, "quart": logging.WARNING,
+    "pika": logging.CRITICAL,  # it logs, with traces, each error that it raises
+}  # fmt: skip
 
 
 def start_log(
@@ -45,8 +48,8 @@ def start_log(
         log.warning("%s", notice)
     logging.getLogger().setLevel(_LEVELS[verbose])
     if verbose < max(_LEVELS):  # the libraries' own lines, only at the last level
-        for library in _LIBRARIES:
-            logging.getLogger(library).setLevel(logging.WARNING)
+        for library, level in _LIBRARIES.items():
+            logging.getLogger(library).setLevel(level)
 
 
 class JsonFormatter(logging.Formatter):

@@ -80,6 +80,10 @@ class Snapshot:
     """Files that are due at the object store; 0 where nothing is written to one, as for the next two."""
     objects_written: int
     objects_failed: int
+    announcements_waiting: int = 0
+    """Of files that were asked for by their hash; 0 where no server is told, as for the next two."""
+    announcements_sent: int = 0
+    announcements_dropped: int = 0
     wanted: Mapping[str, tuple[bool, float | None]] = field(default_factory=dict)
     """Of each content that should be here (`nekko sync`), by name: whether it is, and the seconds until then."""
     rate_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -116,6 +120,7 @@ class _Collected:
             "nekko_disk_reserved_bytes": ("Space promised to transfers under way", s.disk_reserved_bytes),
             "nekko_replicas_waiting": ("Files on storagePairs that wait to be restored", s.replicas_waiting),
             "nekko_objects_waiting": ("Files that wait to be written to the object store", s.objects_waiting),
+            "nekko_announcements_waiting": ("Announcements that wait to be sent", s.announcements_waiting),
         }
         if s.max_cache_bytes is not None:
             gauges["nekko_cache_limit_bytes"] = ("Bytes that the cache may have (maxCacheSize)", s.max_cache_bytes)
@@ -146,6 +151,10 @@ class _Collected:
         objects.add_metric(["written"], s.objects_written)
         objects.add_metric(["failed"], s.objects_failed)
         yield objects
+        announcements = CounterMetricFamily("nekko_announcements", "Announcements sent, or not", labels=["outcome"])
+        announcements.add_metric(["sent"], s.announcements_sent)
+        announcements.add_metric(["dropped"], s.announcements_dropped)
+        yield announcements
         received = CounterMetricFamily("nekko_upstream_bytes", "Bytes received from upstreams", labels=["host"])
         for host, count in s.upstream_bytes.items():
             received.add_metric([host], count)

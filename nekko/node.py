@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import trio
 
+from nekko.announcements.announcements import Announcements
 from nekko.config.settings import Settings
 from nekko.holds import Holds
 from nekko.replicas.replicas import Replicas
@@ -54,6 +55,7 @@ class Node:
     verifications: Verifications
     sync: Sync
     statsd: Statsd
+    announcements: Announcements
 
     async def begin(self, nursery: trio.Nursery) -> None:
         """Go on with what was interrupted, and start what works in the background."""
@@ -63,6 +65,7 @@ class Node:
         nursery.start_soon(self.takeover.run)
         nursery.start_soon(self.scrub.run)
         nursery.start_soon(self.sync.run)
+        nursery.start_soon(self.announcements.run)
         rule = self.settings.prune_config
         if rule.enabled:
             limit = None if rule.count < 0 else rule.count
@@ -129,4 +132,5 @@ def assemble(
         verifications=Verifications(nursery, verifier),
         sync=Sync(store, pulls, settings),
         statsd=statsd,
+        announcements=Announcements(settings),
     )  # fmt: skip

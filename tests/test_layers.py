@@ -29,8 +29,10 @@ ROOMS: dict[str, set[str]] = {
     "holds": {"supply", "images.content", "transfer", "store", "oci", "errors"},
     "borrowed": {"images", "upstream.local", "errors", "trio"},
     "metrics": {"oci", "errors", "prometheus_client"},
+    "announcements": {"config", "transfer.backoff", "errors", "trio", "pika"},
     "statsd": {"config", "errors", "trio"},
     "node": {
+        "announcements",
         "config",
         "holds",
         "supply",
@@ -43,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "trio",
     },
     "api": {
+        "announcements",
         "node",
         "holds",
         "replicas",

@@ -189,7 +189,7 @@ def build(
     meter = Meter(node.statsd)
     requests = RequestLog(counters)
     keeper = node.replicas or node.uploads
-    files = FileDoor(blobs, keeper, node.replicas, node.tier, node.behind, access, settings, meter)
+    files = FileDoor(blobs, keeper, node.replicas, node.tier, node.behind, access, settings, meter, node.announcements)
     raw: dict[str, Asgi] = {
         "files": files,
         "registry": registry,
@@ -206,7 +206,7 @@ def build(
         raw,
         streams,
         quart,
-        AtOnce(node.store, node.pulls, registry.at_once, counters, meter, settings),
+        AtOnce(node.store, node.pulls, registry.at_once, counters, meter, node.announcements, settings),
         None if node.replicas is None else Soon(files, node.replicas, requests),
         requests,
         traffic,

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from nekko.announcements.announcements import Announcements
 from nekko.api.blobs import PATH, Head, digest_in
 from nekko.api.content import shown_at_once
 from nekko.api.files.meter import Meter
@@ -60,6 +61,7 @@ class AtOnce:
         registry: Callable[[str, str], Answer | None],
         counters: Counters,
         meter: Meter,
+        announcements: Announcements,
         settings: Settings,
     ) -> None:
         """Ask `registry` with target and Accept for what is the registry door's; `meter` is that of files."""
@@ -68,6 +70,7 @@ class AtOnce:
         self._registry = registry
         self._counters = counters
         self._meter = meter
+        self._announcements = announcements
         self._cache = settings.cache_dir
         self._live = _json(LIVE)
         self._blobs = SmallBlobs(store.blobs)
@@ -83,6 +86,7 @@ class AtOnce:
             if found is not None:
                 self._counters.hits["files"] += 1
                 self._meter.asked(is_storing=False)
+                self._announcements.add(target)
                 self._meter.sent(self._cache, len(found.body), time.monotonic() - started)
                 self._store.uses.note_blob(digest_in(target))
             return found

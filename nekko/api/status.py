@@ -65,6 +65,7 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
         capacity, held = store.capacity.statistics(), store.statistics()
         files = None if node.replicas is None else node.replicas.statistics()
         objects = None if node.behind is None else await node.behind.statistics()
+        announcements = node.announcements.statistics()
         manifests, manifest_bytes = await store.manifests()
         snapshot = Snapshot(
             transfers_running=len(transfers.statistics()), transfers_finished=transfers.finished,
@@ -83,6 +84,8 @@ def build(node: Node, traffic: Traffic, counters: Counters) -> Blueprint:
             objects_waiting=0 if objects is None else objects.waiting,
             objects_written=0 if objects is None else objects.written,
             objects_failed=0 if objects is None else objects.failed,
+            announcements_waiting=announcements.waiting, announcements_sent=announcements.sent,
+            announcements_dropped=announcements.dropped,
             blob_bytes=held.bytes, manifests=manifests, manifest_bytes=manifest_bytes,
         )  # fmt: skip
         return Response(exposition(counters, snapshot), content_type="text/plain; version=0.0.4; charset=utf-8")

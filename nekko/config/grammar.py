@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nekko.config.address import TcpAddress, parse_address
+from nekko.config.amqp import parse_broker
 from nekko.config.doors import parse_listen
 from nekko.config.password import PREFIX, HashedPassword
 from nekko.config.proxy import parse_proxy
@@ -295,6 +296,12 @@ def endpoint(value: str) -> str:
 def proxy(value: str) -> str:
     """Give the URL of a proxy, or `none`, checked."""
     parse_proxy(text(value))
+    return value
+
+
+def broker(value: str) -> str:
+    """Give the URI of a RabbitMQ server, checked. Never shows it."""
+    parse_broker(text(value))
     return value
 
 

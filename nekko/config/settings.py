@@ -349,6 +349,11 @@ class Settings:
         (), "servers, host[:port], that remember for all nodes on which of storagePairs a file is",
         read=grammar.service(11211),
     )  # fmt: skip
+    rabbitmq_uri: str | None = setting(
+        None, "amqp:// or amqps:// URI of a RabbitMQ server that is told of each file that is asked for by its hash "
+        "(docs/replicas.md)",
+        read=grammar.broker, is_secret=True,
+    )  # fmt: skip
     statsd_server: str | None = setting(
         None, "server, host[:port], that is sent metrics of files by their hash, under Stor's names",
         read=grammar.service(8125),

@@ -6,6 +6,7 @@ Source: its documentation, and its program where that says more.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nekko.config.amqp import is_amqp
 from nekko.errors import ConfigInvalidError
 
 ADDRESS = ":8080"
@@ -33,8 +34,8 @@ def from_stor(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for key, value in values.items():
         if key in _NO_MEANING:
             notices.append(f"{key}: {_NO_MEANING[key]}")
-        elif key == "rabbitmq_uri":
-            raise ConfigInvalidError(f"{key}: nekko announces no downloads; take it out")
+        elif key == "rabbitmq_uri" and isinstance(value, str) and not is_amqp(value):
+            notices.append(f"{key}: it does not begin with amqp, so that nothing is announced, as with Stor")
         elif key not in _READERS:
             raise ConfigInvalidError(f"{key} is no setting of Stor, whose file this seems to be")
         elif value is not None:
@@ -88,6 +89,7 @@ _READERS: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]] = {
     "storage_pairs": _plain("storagePairs"),
     "writable_pairs_regex": _plain("writablePairsRegex"),
     "basic_auth": lambda value, _: {"basicAuth": [value]},  # one account, whose password may have a comma
+    "rabbitmq_uri": _plain("rabbitmqUri"),
     "memcached_servers": _plain("memcachedServers"),
     "s3_enabled": _s3_enabled,
     "s3_credentials": _s3,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nekko.announcements.announcements import Announcements
 from nekko.api.access import Access
 from nekko.api.blobs import (
     BlobDoor,
@@ -61,6 +62,7 @@ class FileDoor:
     access: Access
     settings: Settings
     meter: Meter
+    announcements: Announcements
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -89,6 +91,7 @@ class FileDoor:
     async def _fetch(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         digest, started = digest_in(scope["path"]), time.monotonic()
         await self.access.may_read(scope)
+        self.announcements.add(scope["path"])
         fault: UpstreamError | None = None
         for source in self.settings.file_sources:
             if source == "layout" and (self._is_alone or await self.blobs.has(digest)):

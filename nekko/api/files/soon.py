@@ -43,6 +43,7 @@ class Soon:
         except _FAULTS:
             return None
         if answer is not None:
+            self._door.announcements.add(target)
             self._requests.note_at_once("files", peer, method, target, time.monotonic() - started)
             if method == "GET":
                 self._requests.note_sent("files", len(answer.body))

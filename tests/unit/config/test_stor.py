@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nekko.config.plain import to_plain
 from nekko.config.settings import Settings
 from nekko.config.sources import Effective, read
 from nekko.errors import ConfigInvalidError
@@ -73,7 +74,8 @@ def test_least_file_and_the_environment_beside_it(tmp_path: Path) -> None:
         ({"statsite": {"sample_rate": 2}}, "a number above 0 to 1"),
         ({"statsite": "host"}, "statsite is no table"),
         ({"memcached_servers": ["/sock"]}, "not a server"),
-        ({"rabbitmq_uri": "amqp://localhost"}, "take it out"),
+        ({"rabbitmq_uri": "amqp://nobody:nobody@"}, "rabbitmqUri .*not an AMQP URI"),
+        ({"rabbitmq_uri": ["amqp://localhost"]}, "rabbitmqUri"),
         ({"storagePairs": []}, "storagePairs is no setting of Stor"),
     ],
 )
@@ -87,3 +89,23 @@ def test_switched_off_object_store_is_not_asked(tmp_path: Path) -> None:
     for enabled in ({"s3_enabled": False}, {}):
         values = {key: value for key, value in EXAMPLE.items() if key != "s3_enabled"} | enabled
         assert settings_of(tmp_path, values).settings.s3_endpoint is None
+
+
+def test_server_of_announcements_is_taken_as_it_is_and_not_shown(tmp_path: Path) -> None:
+    uri = "amqp://ann:s3cret@localhost/stor?routing_key=x"
+    effective = settings_of(tmp_path, EXAMPLE | {"rabbitmq_uri": uri})
+    assert effective.settings.rabbitmq_uri == uri
+    assert "s3cret" not in json.dumps(to_plain(effective.settings))
+
+
+@pytest.mark.parametrize("uri", ["", "http://localhost", "none"])
+def test_uri_that_is_none_of_amqp_announces_nothing(tmp_path: Path, uri: str) -> None:
+    effective = settings_of(tmp_path, {"storage_pairs": [["/a", "/b"]], "rabbitmq_uri": uri})
+    assert effective.settings.rabbitmq_uri is None
+    (notice,) = effective.notices
+    assert "rabbitmq_uri: " in notice
+
+
+def test_server_of_announcements_may_be_null(tmp_path: Path) -> None:
+    effective = settings_of(tmp_path, {"storage_pairs": [["/a", "/b"]], "rabbitmq_uri": None})
+    assert (effective.settings.rabbitmq_uri, effective.notices) == (None, ())
