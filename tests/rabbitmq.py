@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,12 +48,22 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": f"{here}/mnesia", "RABBITMQ_LOG_BASE": f"{here}/log",
             "RABBITMQ_CONFIG_FILE": f"{here}/rabbitmq", "RABBITMQ_CONF_ENV_FILE": f"{here}/env",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/plugins",
+            "RUNNING_UNDER_SYSTEMD": "true",  # no shell stays in front of the server, so that signals reach it
         }  # fmt: skip
         command = ["env", "-i", *(f"{name}={value}" for name, value in environ.items()), str(PROGRAM)]
-        self._running.enter_context(running(command, self.port, here / "server.log", START_SECONDS))
+        self._process = self._running.enter_context(running(command, self.port, here / "server.log", START_SECONDS))
 
     def stop(self) -> None:
         self._running.close()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the server be there, and do nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def uri(self, rest: str = "") -> str:
         return f"amqp://127.0.0.1:{self.port}/{rest}"
@@ -74,8 +85,10 @@ class RabbitMQ:
         """Give the next messages of a queue, after a wait for them."""
         found: list[str] = []
         with self.connected() as connection:
-            for method, _, body in connection.channel().consume(queue, auto_ack=True, inactivity_timeout=WAIT_SECONDS):
+            channel = connection.channel()
+            for method, _, body in channel.consume(queue, inactivity_timeout=WAIT_SECONDS):
                 assert method is not None, f"only {found}"
+                channel.basic_ack(method.delivery_tag)
                 found.append(body.decode())
                 if len(found) == count:
                     break

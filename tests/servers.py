@@ -43,7 +43,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path, start_seconds: float = START_SECONDS) -> Iterator[None]:
+def running(
+    command: list[str], port: int, log: Path, start_seconds: float = START_SECONDS
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends; it listens when the block begins."""
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
@@ -56,7 +58,7 @@ def running(command: list[str], port: int, log: Path, start_seconds: float = STA
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, f"{command[0]} did not start: {log.read_text()}"
             time.sleep(0.02)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(10)

@@ -123,6 +123,23 @@ def test_server_that_is_away_gets_everything_when_it_is_back(tmp_path: Path, rab
         rabbit.start()
 
 
+def test_server_that_says_nothing_any_more_is_connected_to_anew(tmp_path: Path, rabbit: RabbitMQ) -> None:
+    rabbit.bind("frozen")
+    environ = announcing(rabbit.uri("?heartbeat=1")) | {"NEKKO_CONNECT_TIMEOUT_SECONDS": "1"}
+    with daemon(tmp_path, environ=environ) as running:
+        until(lambda: "are announced to" in running.log.read_text(), "the connection")
+        with rabbit.frozen():
+            assert running.ask("GET", f"/{ABSENT}")[0] == 404
+            until(lambda: "no answer; 1 announcements wait" in running.log.read_text(), "a try that got no answer")
+            assert running.ask("GET", f"/{SHA}")[0] == 404
+        taken: list[str] = []
+        while SHA not in taken:
+            taken += rabbit.take("frozen", 1)
+        assert taken in ([ABSENT, SHA], [ABSENT, ABSENT, SHA])
+        until(lambda: metric(running, 'total{outcome="sent"}') == 2, "the server confirmed both")
+    assert "missed heartbeats" in running.log.read_text()
+
+
 async def test_what_waits_at_the_end_is_still_sent(rabbit: RabbitMQ) -> None:
     rabbit.bind("end")
     names = [f"{number:064x}" for number in range(3 * BATCH + 1)]
