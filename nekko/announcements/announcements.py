@@ -87,7 +87,7 @@ class Announcements:
             with trio.move_on_after(STOP_SECONDS, shield=True):
                 await self._in_thread(self._finish)
             if lost := self.statistics().waiting:
-                log.warning("%s: %d announcements were not sent before the end", self._broker, lost)
+                log.warning("%s: announcements that were not sent before the end: %d", self._broker, lost)
 
     async def _run(self, broker: Broker) -> None:
         pause = pauses(self._settings)
@@ -101,7 +101,7 @@ class Announcements:
             except AnnouncementError as error:
                 seconds = next(pause)
                 waiting = self.statistics().waiting
-                log.warning("%s; %d announcements wait, trying again in %.1f s", error, waiting, seconds)
+                log.warning("%s; trying again in %.1f s; announcements that wait: %d", error, seconds, waiting)
                 await trio.sleep(seconds)
 
     async def _send_next(self) -> None:

@@ -47,11 +47,12 @@ def parse_broker(text: str) -> Broker:
         ConfigInvalidError: Any other form. Nothing of the text is shown but the names of options: it has a password.
     """
     try:
+        text.encode()  # bytes that are no UTF-8 could not be sent
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:  # its words show what stands where the port should be
-        raise ConfigInvalidError(f"{_FORM}: its host, port or options cannot be read") from error
+        raise ConfigInvalidError(f"{_FORM}: its host, port, options or characters cannot be read") from error
     if parts.scheme not in _PORTS:
         raise ConfigInvalidError(f"{_FORM}: it begins with neither amqp:// nor amqps://")
     if not _HOST.fullmatch(host) or port == 0 or parts.fragment:

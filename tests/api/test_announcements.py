@@ -117,7 +117,7 @@ async def test_server_that_is_none_is_asked_again_and_holds_up_nobody(
                 assert node.announcements.statistics().waiting == 1
                 nursery.cancel_scope.cancel()
     assert f"amqp://127.0.0.1:{listener.port}/%2F: " in caplog.text
-    assert "1 announcements were not sent before the end" in caplog.text
+    assert "announcements that were not sent before the end: 1" in caplog.text
     assert "s3cret" not in caplog.text
 
 

@@ -142,6 +142,7 @@ WRONG = {
     ],
     "NekkoScrubOverdue": [series("nekko_scrub_finished_timestamp_seconds", "-6000000x600")],
     "NekkoSyncBehind": [series("nekko_sync_ready", "0x600", name="hf:///o/m")],
+    "NekkoAnnouncementsDropped": [series("nekko_announcements_total", "0+1x600", outcome="dropped")],
     "NekkoCopiesMissing": [series("nekko_replicas_waiting", "3x600")],
 }  # fmt: skip
 """For each alert, the least that is wrong when it fires."""

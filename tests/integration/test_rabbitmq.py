@@ -130,7 +130,7 @@ def test_server_that_says_nothing_any_more_is_connected_to_anew(tmp_path: Path, 
         until(lambda: "are announced to" in running.log.read_text(), "the connection")
         with rabbit.frozen():
             assert running.ask("GET", f"/{ABSENT}")[0] == 404
-            until(lambda: "no answer; 1 announcements wait" in running.log.read_text(), "a try that got no answer")
+            until(lambda: "no answer; trying again in" in running.log.read_text(), "a try that got no answer")
             assert running.ask("GET", f"/{SHA}")[0] == 404
         taken: list[str] = []
         while SHA not in taken:
@@ -172,12 +172,12 @@ def test_server_that_refuses_is_told_and_harms_nobody(
     uri = f"amqp://{account}127.0.0.1:{rabbit.port}/{rest}"
     with daemon(tmp_path, "-v", "2", environ=announcing(uri)) as running:
         assert running.ask("GET", f"/{ABSENT}")[0] == 404
-        until(lambda: running.log.read_text().count("announcements wait, trying again") > 1, "two tries")
+        until(lambda: running.log.read_text().count("; trying again in") > 1, "two tries")
         assert metric(running, "waiting") == 1
         assert running.stop() == 0
     log = running.log.read_text()
     assert words in log
-    assert "1 announcements were not sent before the end" in log
+    assert "announcements that were not sent before the end: 1" in log
     assert "s3cret" not in log
 
 

@@ -46,6 +46,7 @@ def test_uri_is_read(text: str, broker: Broker) -> None:
         ("amqp://ann:s3cret@[::1", "cannot be read"),
         ("amqp://ann:x/s3cret@h", "cannot be read"),
         ("amqp://ann:x#s3cret@h", "cannot be read"),
+        ("amqp://ann:s3cret@h/\udcff", "cannot be read"),
         ("amqp://ann:s3cret@h i", "no host"),
         ("amqp://ann:s3cret@h#f", "written as %XX"),
         ("amqp://ann:s3cret@h/a/b", "written with %2F"),
