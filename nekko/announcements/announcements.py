@@ -25,7 +25,7 @@ MAX_WAITING = 100_000
 BATCH = 1000
 """Messages that the server confirms as a whole."""
 GATHER_SECONDS = 0.05
-"""How long the first of a batch waits for others: a batch of one costs the processor ten times what each of many does.
+"""How long the first of a batch waits for others: a batch of one costs the processor more than each of many does.
 """
 KEEP_SECONDS = 1.0
 """How often the connection is looked after while there is nothing to send; heartbeats are whole seconds."""
