@@ -1,5 +1,6 @@
 """Directories of a storage: made with what is above them, and in use only when they would survive power loss."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -22,6 +23,29 @@ def test_directory_is_made_with_those_above_it_and_each_is_forced(
     storage.make_directory(tmp_path / "AA" / "BB" / "DD")
     assert forced == [str(tmp_path / place) for place in ("", "AA", "AA/BB", "AA/BB")]
     assert (tmp_path / "AA" / "BB" / "CC").is_dir()
+
+
+def test_directory_that_could_not_be_forced_is_forced_before_its_next_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    faults = [OSError(errno.EIO, os.strerror(errno.EIO))] * 2
+
+    def force(descriptor: int) -> None:
+        place = os.readlink(f"/proc/self/fd/{descriptor}")
+        if faults and place == str(tmp_path / "AA"):
+            raise faults.pop()
+        forced.append(place)
+
+    monkeypatch.setattr(os, "fsync", force)
+    storage = Storage(tmp_path)
+    for _ in range(2):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            storage.make_directory(tmp_path / "AA" / "BB" / "CC")
+        assert not (tmp_path / "AA" / "BB" / "CC").exists()
+    for _ in range(2):
+        storage.make_directory(tmp_path / "AA" / "BB" / "CC")
+    assert forced == [str(tmp_path / place) for place in ("", "AA", "AA/BB")]
 
 
 def test_directory_that_another_thread_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
