@@ -5,14 +5,15 @@
     <storage>/.nekko/quarantine/          the newest few copies that failed their proof
     <storage>/.nekko/member               empty: the storage was given what its twins have; a new disk is without it
 
-`storage` is one directory, `tuples` the tuples of them and what is in each, `proofs` which copies
-are known to be right, `room` and `choice` where a new file goes, `writing` how it gets there, `replicas` the whole:
-stored, found, restored; `lost` what is to be had from elsewhere only, and `upkeep` works through everything in the
-background.
+`storage` is one directory, `tuples` the tuples of them and what is in each, `proofs` which copies are known to be
+right, `unreadable` what becomes of those that their disk does not give, `room` and `choice` where a new file goes,
+`writing` how it gets there, `replicas` the whole: stored, found, restored; `lost` what is to be had from elsewhere
+only, and `upkeep` works through everything in the background.
 
 A file is acknowledged when every member of its tuple has it durably. It is served only from a copy that was proven
-since it was last written to; a copy that fails is set aside, another one served, and the failed one restored from it. A
-storage that is not mounted, or cannot be written, takes nothing: neither uploads nor restored copies.
+since it was last written to; a copy that fails is set aside, another one served, and the failed one restored from it.
+One that cannot be read is treated the same way, unless it is the last one or its storage fails as a whole. A storage
+that is not mounted, or cannot be written, takes nothing: neither uploads nor restored copies.
 
 There is no index: what is on the disks is what there is, so trees may be moved, restored or shared as before.
 """

@@ -22,6 +22,7 @@ from nekko.replicas.room import Room
 from nekko.replicas.small import SmallFile, SmallFiles
 from nekko.replicas.storage import Storage
 from nekko.replicas.tuples import Copies, StorageTuple, tuples_of
+from nekko.replicas.unreadable import Unreadable
 from nekko.replicas.writing import Writing
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
@@ -97,6 +98,7 @@ class Replicas:
         """Keep files on the tuples of the settings; `spare` has some of those that no storage has any more."""
         self.tuples = tuples_of(settings)
         self.proofs = Proofs()
+        self._unreadable = Unreadable(self.proofs)
         self._lost = Lost(spare)
         self._locations = Locations(settings)
         self._locks = Locks()
@@ -172,12 +174,12 @@ class Replicas:
         lookup.location_seconds = asked - started
         for number, storages in enumerate(self._order(hint)):
             copies = await self._look(storages, digest)
-            faults += copies.unreadable
+            faults += copies.faults
             lookup.tried += copies.tried if number < len(self.tuples) else 0
             lookup.seconds = trio.current_time() - asked
             if copies.path is not None:
                 lookup.is_known = hint is not None and storages.has(hint)
-                if copies.lacking:
+                if self._is_to_mend(copies):
                     self._ask_for_repair(storages, digest)
                 if not lookup.is_known:
                     await self._remember_location(digest, copies)
@@ -189,6 +191,15 @@ class Replicas:
         if faults:
             raise StorageBrokenError(digest, "; ".join(faults))
         return None
+
+    def doubt(self, opened: Opened) -> None:
+        """Have a copy that could not be read on, while it was sent, proven before its next use, and mended."""
+        digest = opened.blob.digest
+        for storages in self.tuples:
+            for storage in storages.storages:
+                if storage.root == opened.root:
+                    self.proofs.forget(storage.path(digest))
+                    self._ask_for_repair(storages, digest)
 
     async def held(self, digest: Digest) -> tuple[Path, ...]:
         """Give the places of a file that is here, with copies restored where that is possible; none if it is not."""
@@ -256,8 +267,10 @@ class Replicas:
                 self._lost.add(digest, storages)
             if digest in self._lost and not copies.unreadable and (usable := await self._fetch_lost(storages, digest)):
                 return Restoration(is_found=True, restored=usable)
-            return Restoration(is_found=False, faults=copies.unreadable, is_lost=copies.was_wrong)
+            return Restoration(is_found=False, faults=copies.faults, is_lost=copies.was_wrong)
         try:
+            set_aside = partial(self._unreadable.set_aside, copies, digest)
+            copies = await trio.to_thread.run_sync(set_aside, limiter=self._threads)
             usable = await trio.to_thread.run_sync(_usable, copies.lacking, limiter=self._threads)
             if usable:
                 await self._copy(copies.descriptor, usable, digest)
@@ -269,7 +282,7 @@ class Replicas:
         finally:
             os.close(copies.descriptor)
         self._lost.discard(digest)
-        return Restoration(is_found=True, restored=usable, faults=copies.unreadable)
+        return Restoration(is_found=True, restored=usable, faults=copies.faults)
 
     async def move(self, digest: Digest, source: StorageTuple, target: StorageTuple) -> bool:
         """Move a file from one tuple to another; whoever reads it meanwhile is not disturbed. False: it has no copy.
@@ -292,6 +305,9 @@ class Replicas:
 
     def _storages(self) -> Iterator[Storage]:
         return (storage for storages in self.tuples for storage in storages.storages)
+
+    def _is_to_mend(self, copies: Copies) -> bool:
+        return bool(copies.lacking) or self._unreadable.may_be_set_aside(copies)
 
     async def _look(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Copies:
         look = partial(storages.look, digest, self.proofs, prove_all=prove_all)
@@ -327,7 +343,7 @@ class Replicas:
             if copies.descriptor < 0:
                 continue
             os.close(copies.descriptor)
-            if copies.lacking:
+            if self._is_to_mend(copies):
                 try:
                     await self.restore(storages, digest)
                 except (NekkoError, OSError) as error:

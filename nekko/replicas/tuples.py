@@ -21,22 +21,40 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A copy that is there, and why it could not be looked at: the error's number, where the disk said it."""
+
+    storage: Storage
+    path: Path
+    fault: str
+    errno: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.fault}"
+
+
+@dataclass(frozen=True, slots=True)
 class Copies:
     """What a tuple has of one file.
 
     `descriptor` is of a proven copy, -1 if there is none; whoever asked closes it. `lacking` are the storages that have
-    no copy, also because it was just set aside; `unreadable` says why others could not be looked at. `path` is the
+    no copy, also because it was just set aside; `unreadable` says which others could not be looked at. `path` is the
     proven copy's.
     """
 
     descriptor: int
     lacking: tuple[Storage, ...]
-    unreadable: tuple[str, ...]
+    unreadable: tuple[Unread, ...]
     path: Path | None = None
     tried: int = 0
     """Storages that were looked at before the proven copy was found, with the one that has it; else all."""
     was_wrong: bool = False
     """A copy was just set aside, so the tuple should have the file, even if it now has none."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Say why copies could not be looked at."""
+        return tuple(str(unread) for unread in self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +94,7 @@ class StorageTuple:
         """
         descriptor, found, tried, was_wrong = -1, None, 0, False
         lacking: list[Storage] = []
-        unreadable: list[str] = []
+        unreadable: list[Unread] = []
         for storage in random.sample(self.storages, len(self.storages)):
             path = storage.path(digest)
             tried += descriptor < 0
@@ -89,13 +107,19 @@ class StorageTuple:
                         os.close(opened)
             except (FileNotFoundError, NotADirectoryError):
                 lacking.append(storage)
-            except (DigestMismatchError, OSError) as error:
-                fault = _set_aside(storage, digest, error)
-                if fault is None:
+            except OSError as error:
+                log.error("%s: cannot be read: %s", path, error.strerror)
+                unreadable.append(Unread(storage, path, error.strerror or str(error), error.errno))
+            except DigestMismatchError as error:
+                try:
+                    storage.set_aside(path)
+                except OSError as fault:
+                    log.error("%s: its bytes are wrong, and it cannot be set aside: %s", path, fault.strerror)
+                    unreadable.append(Unread(storage, path, str(error)))
+                else:
+                    log.error("%s: its bytes are wrong, set aside: %s", path, error)
                     was_wrong = True
                     lacking.append(storage)
-                else:
-                    unreadable.append(fault)
         return Copies(descriptor, tuple(lacking), tuple(unreadable), found, tried, was_wrong)
 
     def digests(self, *, after: str = "") -> Iterator[Digest]:
@@ -173,21 +197,6 @@ def listed(tuples: Sequence[StorageTuple], digest: Digest) -> Listed | None:
             paths += here
             missing += away
     return newest and Listed(digest, newest.st_size, newest.st_mtime, tuple(paths), tuple(missing))
-
-
-def _set_aside(storage: Storage, digest: Digest, error: DigestMismatchError | OSError) -> str | None:
-    """Deal with a copy that is not right; say why it is still there, if so."""
-    path = storage.path(digest)
-    if isinstance(error, OSError):
-        log.error("%s: cannot be read: %s", path, error.strerror)
-        return f"{path}: {error.strerror}"
-    try:
-        storage.set_aside(path)
-    except OSError as fault:
-        log.error("%s: its bytes are wrong, and it cannot be set aside: %s", path, fault.strerror)
-        return f"{path}: {error}"
-    log.error("%s: its bytes are wrong, set aside: %s", path, error)
-    return None
 
 
 def tuples_of(settings: Settings) -> tuple[StorageTuple, ...]:

@@ -108,7 +108,11 @@ class FileDoor:
                 if opened is not None:
                     self.blobs.counters.hits["files"] += 1
                     head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
-                    await send_opened(opened.blob, opened.descriptor, head, scope, send)
+                    try:
+                        await send_opened(opened.blob, opened.descriptor, head, scope, send)
+                    except OSError:  # of its disk: a peer that is gone raises others
+                        self.replicas.doubt(opened)
+                        raise
                     self.meter.sent(opened.root, opened.blob.size, time.monotonic() - started)
                     return
             if source == "s3" and self.tier:
