@@ -135,7 +135,7 @@ class Replicas:
         finally:
             self._locations.close()
 
-    async def mend(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Restoration | None:
+    async def mend(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = True) -> Restoration | None:
         """Restore a file as `restore` does, when nobody else works on it; None if it cannot be, as the log tells."""
         async with self._locks.hold(str(digest)):
             try:

@@ -62,7 +62,7 @@ class Upkeep:
         for storages in self._replicas.tuples:
             if await self._is_right(storages, digest, pace):
                 continue
-            restoration = await self._replicas.mend(storages, digest, prove_all=True)
+            restoration = await self._replicas.mend(storages, digest)
             if restoration is None or restoration.faults or restoration.is_lost:
                 is_wrong, is_repaired = True, False
             elif restoration.restored:  # else it was removed, or mended meanwhile
@@ -106,7 +106,7 @@ class Upkeep:
         after, restored = "", 0
         while page := await self._page([storages], after, PAGE):
             for digest in await self._thread(partial(_lacking, back, page)):
-                restoration = await self._replicas.mend(storages, digest)
+                restoration = await self._replicas.mend(storages, digest, prove_all=False)
                 restored += len(restoration.restored) if restoration is not None else 0
             after = page[-1].encoded
             for storage in back:

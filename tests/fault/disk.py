@@ -1,7 +1,8 @@
-"""A disk of its own for one test: ext4 on a loop device, which can lose its power and go bad. Needs root."""
+"""A disk of its own for one test: on a loop device, which can lose its power, rot and go bad. Needs root."""
 
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import subprocess
@@ -30,7 +31,9 @@ class Disk:
     BLOCK: ClassVar = 4096
 
     device: str
+    image: Path
     root: Path
+    file_system: str = "ext4"
 
     @property
     def cache(self) -> Path:
@@ -41,7 +44,8 @@ class Disk:
         return Path("/sys/fs/ext4") / Path(self.device).name
 
     def mount(self) -> None:
-        _run("mount", "-t", "ext4", "-o", OPTIONS, self.device, str(self.root))
+        options = OPTIONS if self.file_system == "ext4" else "defaults"
+        _run("mount", "-t", self.file_system, "-o", options, self.device, str(self.root))
 
     def unmount(self) -> None:
         """Unmount, and wait until the kernel lets go of the file system: other mount namespaces may hold it a while."""
@@ -75,6 +79,20 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def rot(self, path: Path) -> None:
+        """Change a byte of a file below the file system, which has it in memory no longer."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            begin = os.pread(descriptor, self.BLOCK, 0)
+            with self.image.open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
+                place = disk.find(begin)
+                assert place >= 0, f"{path}: not on the disk as it is in the file"
+                disk[place] ^= 1
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
     def break_down(self) -> None:
         """Let the file system find an error in itself, on which it becomes read-only."""
         (self._in_kernel / "trigger_fs_error").write_text("found by a test")
@@ -88,23 +106,46 @@ class Disk:
 @contextmanager
 def ext4(directory: Path, *, mib: int) -> Iterator[Disk]:
     """Make and mount a disk for the length of the block; skip the test where the kernel has no loop devices."""
+    # nothing reserved for root, who runs this
+    with _made(directory, mib, "mkfs.ext4", "-q", "-F", "-m", "0") as disk, _mounted(disk):
+        yield disk
+
+
+@contextmanager
+def btrfs(directory: Path) -> Iterator[Disk]:
+    """Do the same with a file system that has a checksum of every block: what rots on it cannot be read."""
+    if "btrfs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("this kernel has no btrfs")
+    with _made(directory, 128, "mkfs.btrfs", "-q", "-m", "single") as disk:
+        disk.file_system = "btrfs"
+        with _mounted(disk):
+            yield disk
+
+
+@contextmanager
+def _made(directory: Path, mib: int, *command: str) -> Iterator[Disk]:
     image, root = directory / "disk.img", directory / "disk"
     with image.open("wb") as file:
         file.truncate(mib << 20)
     root.mkdir()
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", str(image))  # nothing reserved for root, who runs this
+    _run(*command, str(image))
     attached = subprocess.run(["losetup", "--find", "--show", image], check=False, capture_output=True, text=True)
     if attached.returncode:
         pytest.skip(f"there is no loop device here: {attached.stderr.strip()}")
-    disk = Disk(attached.stdout.strip(), root)
+    disk = Disk(attached.stdout.strip(), image, root)
     try:
-        disk.mount()
-        try:
-            yield disk
-        finally:
-            subprocess.run(["umount", "--lazy", root], check=False, capture_output=True)
+        yield disk
     finally:
         _run("losetup", "--detach", disk.device)
+
+
+@contextmanager
+def _mounted(disk: Disk) -> Iterator[None]:
+    disk.mount()
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", disk.root], check=False, capture_output=True)
 
 
 def _run(*command: str) -> str:
