@@ -3,12 +3,13 @@
     <storage>/55/7A/65/557A65….dat           a file, as Stor writes and reads it: upper case, suffix `.dat`
     <storage>/.nekko/incoming/<hex>.<n>.<pid>   one that is being written
     <storage>/.nekko/quarantine/          the newest few copies that failed their proof
+    <storage>/.nekko/lost/                those of files of which no right copy is left, see `aside`
     <storage>/.nekko/member               empty: the storage was given what its twins have; a new disk is without it
 
-`storage` is one directory, `tuples` the tuples of them and what is in each, `proofs` which copies are known to be
-right, `unreadable` what becomes of those that their disk does not give, `room` and `choice` where a new file goes,
-`writing` how it gets there, `replicas` the whole: stored, found, restored; `lost` what is to be had from elsewhere
-only, and `upkeep` works through everything in the background.
+`storage` is one directory, `aside` what was taken out of its tree, `tuples` the tuples of them and what is in each,
+`proofs` which copies are known to be right, `unreadable` what becomes of those that their disk does not give, `room`
+and `choice` where a new file goes, `writing` how it gets there, `replicas` the whole: stored, found, restored; `lost`
+what is to be had from elsewhere only, and `upkeep` works through everything in the background.
 
 A file is acknowledged when every member of its tuple has it durably. It is served only from a copy that was proven
 since it was last written to; a copy that fails is set aside, another one served, and the failed one restored from it.

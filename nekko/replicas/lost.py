@@ -1,15 +1,25 @@
 """Files of which no storage has a right copy any more, while another place may still have them.
 
-They are remembered until they are fetched from there, removed, or known to be gone from there as well. A restart
-forgets them; whoever reads such a file is answered from the other place all the same.
+They are remembered until they are fetched from there, removed, or known to be gone from there as well: by the storages
+themselves (`aside`), so that a restart or another process knows of them too. What is in memory only says what is to be
+asked for, and a storage has to confirm it.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import trio
+
 from nekko.oci.digest import Digest
+from nekko.replicas.storage import Storage
 from nekko.replicas.tuples import StorageTuple
 from nekko.store.incoming import Chunks
+
+log = logging.getLogger(__name__)
+
+MAX_KNOWN = 100_000
+"""Files that are known in memory, some 30 MB; of others only their storages know."""
 
 
 class Spare(Protocol):
@@ -24,30 +34,59 @@ class Spare(Protocol):
 
 
 class Lost:
-    """Lost files, each with the tuple that had it. Without a spare place there is nothing to remember."""
+    """Lost files, each with the tuple that had it."""
 
-    def __init__(self, spare: Spare | None) -> None:
+    def __init__(self, spare: Spare | None, threads: trio.CapacityLimiter) -> None:
         self._spare = spare
+        self._threads = threads
         self._files: dict[Digest, StorageTuple] = {}
 
     def add(self, digest: Digest, storages: StorageTuple) -> None:
-        """Remember a file that was found wrong everywhere on a tuple."""
-        if self._spare is not None:
+        """Take note of a file that was found wrong everywhere on a tuple, and is remembered there."""
+        if len(self._files) < MAX_KNOWN:
             self._files[digest] = storages
 
-    def discard(self, digest: Digest) -> None:
+    async def recall(self, storages: StorageTuple, usable: Sequence[Storage]) -> None:
+        """Take note of what some storages of a tuple remember."""
+        for storage in usable:
+            try:
+                found = await trio.to_thread.run_sync(storage.lost, limiter=self._threads)
+            except OSError as error:
+                log.warning("%s: cannot tell what is lost: %s", storage.root, error.strerror)
+            else:
+                for digest in found:
+                    self.add(digest, storages)
+
+    async def discard(self, digest: Digest) -> None:
         """Forget a file: it is there again, or is not wanted any more."""
-        self._files.pop(digest, None)
+        storages = self._files.pop(digest, None)
+        if storages is not None:
+            await trio.to_thread.run_sync(_settle, storages, digest, limiter=self._threads)
 
-    def __contains__(self, digest: object) -> bool:
-        return digest in self._files
+    def due(self) -> Iterator[tuple[Digest, StorageTuple]]:
+        """Give what is to be asked for; without a spare place that is nothing."""
+        return iter(tuple(self._files.items()) if self._spare is not None else ())
 
-    def __iter__(self) -> Iterator[tuple[Digest, StorageTuple]]:
-        return iter(tuple(self._files.items()))
-
-    async def chunks(self, digest: Digest) -> Chunks | None:
-        """Ask the spare place for a file; see `Spare`. One that it does not have is forgotten."""
-        found = None if self._spare is None else await self._spare.chunks(digest)
+    async def chunks(self, digest: Digest, storages: StorageTuple) -> Chunks | None:
+        """Ask the spare place for a file that a tuple lost; see `Spare`. One that it does not have is forgotten."""
+        if self._spare is None:
+            return None
+        if not await trio.to_thread.run_sync(_has_lost, storages, digest, limiter=self._threads):
+            self._files.pop(digest, None)
+            return None
+        found = await self._spare.chunks(digest)
         if found is None:
-            self.discard(digest)
+            await self.discard(digest)
         return found
+
+
+def _has_lost(storages: StorageTuple, digest: Digest) -> bool:
+    return any(storage.has_lost(digest) for storage in storages.storages)
+
+
+def _settle(storages: StorageTuple, digest: Digest) -> None:
+    for storage in storages.storages:
+        try:
+            storage.settle(digest)
+        except OSError as error:  # it is looked for once more then, and found
+            log.warning("%s: still remembers that %s was lost: %s", storage.root, digest, error.strerror)

@@ -99,10 +99,10 @@ class Replicas:
         self.tuples = tuples_of(settings)
         self.proofs = Proofs()
         self._unreadable = Unreadable(self.proofs)
-        self._lost = Lost(spare)
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._lost = Lost(spare, self._threads)
         self._locations = Locations(settings)
         self._locks = Locks()
-        self._threads = trio.CapacityLimiter(THREADS)
         self._room = Room(self.tuples, settings, self._threads)
         self._small = SmallFiles(self.tuples, self._room, self.proofs)
         self._draw = random.Random()  # noqa: S311 - it balances
@@ -145,9 +145,10 @@ class Replicas:
                 log.error("%s: %s cannot be restored: %s", storages, digest, error)
                 return None
 
-    def ask_for_lost(self) -> None:
-        """Try once more to have what is lost here from the spare place."""
-        for digest, storages in self._lost:
+    async def ask_for_lost(self, storages: StorageTuple, usable: Sequence[Storage]) -> None:
+        """Try once more to have what is lost from the spare place, with what these storages of a tuple remember."""
+        await self._lost.recall(storages, usable)
+        for digest, storages in self._lost.due():
             self._ask_for_repair(storages, digest)
 
     async def problems(self) -> list[str]:
@@ -187,7 +188,7 @@ class Replicas:
                 root = copies.path.parents[3]
                 return Opened(Blob(digest, found.st_size, identity_of(found)), copies.descriptor, root)
             if copies.was_wrong:
-                self._ask_for_repair(storages, digest, is_lost=True)
+                self._ask_for_repair(storages, digest)
         if faults:
             raise StorageBrokenError(digest, "; ".join(faults))
         return None
@@ -212,7 +213,7 @@ class Replicas:
             if paths := await self._held(digest):  # the upload that this one waited for has brought it
                 return Stored(paths, is_new=False)
             paths = await self._receive(digest, size, chunks)
-            self._lost.discard(digest)
+            await self._lost.discard(digest)
             self._counts["stored"] += 1
             return Stored(paths, is_new=True)
 
@@ -243,7 +244,7 @@ class Replicas:
         async with self._locks.hold(str(digest)):
             if problems := await self.problems():
                 raise StorageAwayError(digest, problems)
-            self._lost.discard(digest)
+            await self._lost.discard(digest)
             for storage in self._storages():
                 try:
                     await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
@@ -263,9 +264,7 @@ class Replicas:
         """
         copies = await self._look(storages, digest, prove_all=prove_all)
         if copies.descriptor < 0:
-            if copies.was_wrong:
-                self._lost.add(digest, storages)
-            if digest in self._lost and not copies.unreadable and (usable := await self._fetch_lost(storages, digest)):
+            if not copies.unreadable and (usable := await self._fetch_lost(storages, digest)):
                 return Restoration(is_found=True, restored=usable)
             return Restoration(is_found=False, faults=copies.faults, is_lost=copies.was_wrong)
         try:
@@ -281,7 +280,7 @@ class Replicas:
             raise
         finally:
             os.close(copies.descriptor)
-        self._lost.discard(digest)
+        await self._lost.discard(digest)
         return Restoration(is_found=True, restored=usable, faults=copies.faults)
 
     async def move(self, digest: Digest, source: StorageTuple, target: StorageTuple) -> bool:
@@ -311,7 +310,10 @@ class Replicas:
 
     async def _look(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Copies:
         look = partial(storages.look, digest, self.proofs, prove_all=prove_all)
-        return await trio.to_thread.run_sync(look, limiter=self._threads)
+        copies = await trio.to_thread.run_sync(look, limiter=self._threads)
+        if copies.was_wrong and copies.descriptor < 0:
+            self._lost.add(digest, storages)
+        return copies
 
     def _order(self, hint: Path | None) -> list[StorageTuple]:
         """Give the tuples as they are to be looked at: by chance, but that which a hint names first.
@@ -329,9 +331,7 @@ class Replicas:
             os.close(copies.descriptor)
             raise
 
-    def _ask_for_repair(self, storages: StorageTuple, digest: Digest, *, is_lost: bool = False) -> None:
-        if is_lost:
-            self._lost.add(digest, storages)
+    def _ask_for_repair(self, storages: StorageTuple, digest: Digest) -> None:
         try:
             self._repairs.send_nowait((storages, digest))
         except trio.WouldBlock:
@@ -378,7 +378,7 @@ class Replicas:
     async def _fetch_lost(self, storages: StorageTuple, digest: Digest) -> tuple[Storage, ...]:
         """Have a file from the spare place; give the storages that it is on now, none if it is not there either."""
         usable = await trio.to_thread.run_sync(_usable, storages.storages, limiter=self._threads)
-        chunks = await self._lost.chunks(digest) if usable else None
+        chunks = await self._lost.chunks(digest, storages) if usable else None
         if chunks is None:
             return ()
         async with (
@@ -388,7 +388,7 @@ class Replicas:
         ):
             await take_each(batches, writing.write)
             self._remember(await writing.publish())
-        self._lost.discard(digest)
+        await self._lost.discard(digest)
         self._count_restored(digest, usable, " from the object store")
         return usable
 

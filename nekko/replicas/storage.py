@@ -3,18 +3,16 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nekko.oci.digest import Digest
+from nekko.replicas.aside import Aside
 from nekko.store.layout import mount_of, sync_directory
 
 SUFFIX = ".dat"
 _NAME = re.compile(r"([0-9A-F]{64})\.dat")
-MAX_QUARANTINED = 16
-"""Copies that failed their proof are kept for a look: the newest few."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _LOCKS = 64
 """Of the directories of one storage; more than there are threads, so that few of them wait for each other."""
@@ -46,8 +44,8 @@ class Storage:
         return self.root / ".nekko" / "incoming"
 
     @property
-    def quarantine(self) -> Path:
-        return self.root / ".nekko" / "quarantine"
+    def aside(self) -> Aside:
+        return Aside(self.root / ".nekko")
 
     @property
     def mark(self) -> Path:
@@ -121,12 +119,21 @@ class Storage:
         """Take note that directories survive power loss now."""
         self._unforced.difference_update(paths)
 
-    def set_aside(self, path: Path) -> None:
-        """Move a copy that failed its proof into quarantine."""
-        self.quarantine.mkdir(parents=True, exist_ok=True)
-        path.rename(self.quarantine / f"{time.time_ns()}-{path.name}")
-        for old in sorted(self.quarantine.iterdir())[:-MAX_QUARANTINED]:
-            old.unlink()
+    def set_aside(self, path: Path, *, is_last: bool = False) -> None:
+        """Move a copy out of the tree, see `aside`; the last one of a file is remembered as lost."""
+        (self.aside.put_last if is_last else self.aside.put)(path)
+
+    def lost(self) -> set[Digest]:
+        """Give the files that are remembered as lost."""
+        return self.digests_in(self.aside.lost.relative_to(self.root))
+
+    def has_lost(self, digest: Digest) -> bool:
+        """Tell whether a file is remembered as lost."""
+        return self.aside.has_lost(self.path(digest).name)
+
+    def settle(self, digest: Digest) -> None:
+        """Remember a file as lost no longer: it is there again, or not wanted."""
+        self.aside.settle(self.path(digest).name)
 
     def remove_stale(self) -> None:
         """Remove what writers that are gone have left."""
@@ -136,8 +143,9 @@ class Storage:
                 path.unlink(missing_ok=True)
 
     def remove(self, digest: Digest) -> bool:
-        """Remove a file; tell whether it was there."""
+        """Remove a file, and what is remembered of it; tell whether it was there."""
         path = self.path(digest)
+        self.settle(digest)
         try:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -146,7 +154,7 @@ class Storage:
         return True
 
     def digests_in(self, leaf: Path) -> set[Digest]:
-        """Give the files in one of `leaves`; what has another name is no file of the store's."""
+        """Give the files in a directory such as one of `leaves`; what has another name is no file of the store's."""
         try:
             names = os.listdir(self.root / leaf)
         except FileNotFoundError:

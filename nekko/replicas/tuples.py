@@ -95,6 +95,7 @@ class StorageTuple:
         descriptor, found, tried, was_wrong = -1, None, 0, False
         lacking: list[Storage] = []
         unreadable: list[Unread] = []
+        wrong: list[tuple[Storage, Path, DigestMismatchError]] = []
         for storage in random.sample(self.storages, len(self.storages)):
             path = storage.path(digest)
             tried += descriptor < 0
@@ -111,15 +112,19 @@ class StorageTuple:
                 log.error("%s: cannot be read: %s", path, error.strerror)
                 unreadable.append(Unread(storage, path, error.strerror or str(error), error.errno))
             except DigestMismatchError as error:
-                try:
-                    storage.set_aside(path)
-                except OSError as fault:
-                    log.error("%s: its bytes are wrong, and it cannot be set aside: %s", path, fault.strerror)
-                    unreadable.append(Unread(storage, path, str(error)))
-                else:
-                    log.error("%s: its bytes are wrong, set aside: %s", path, error)
-                    was_wrong = True
-                    lacking.append(storage)
+                wrong.append((storage, path, error))
+        for storage, path, mismatch in wrong:
+            try:
+                storage.set_aside(path, is_last=descriptor < 0)
+            except FileNotFoundError:  # somebody else was faster, or has removed it
+                lacking.append(storage)
+            except OSError as error:
+                log.error("%s: its bytes are wrong, and it cannot be set aside: %s", path, error.strerror)
+                unreadable.append(Unread(storage, path, str(mismatch)))
+            else:
+                log.error("%s: its bytes are wrong, set aside: %s", path, mismatch)
+                was_wrong = True
+                lacking.append(storage)
         return Copies(descriptor, tuple(lacking), tuple(unreadable), found, tried, was_wrong)
 
     def digests(self, *, after: str = "") -> Iterator[Digest]:

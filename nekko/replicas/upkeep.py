@@ -77,14 +77,17 @@ class Upkeep:
 
     async def _watch(self, storages: StorageTuple) -> None:
         while True:
-            back = []
+            usable: list[Storage] = []
+            back: list[Storage] = []
             for storage in storages.storages:
                 problem = await self._replicas.problem_of(storage)
                 if problem is not None:
                     if storage.root not in self.gone:
                         log.warning("%s: its files are read from its twins", problem)
                     self.gone.add(storage.root)
-                elif storage.root in self.gone or not await self._thread(storage.mark.exists):
+                    continue
+                usable.append(storage)
+                if storage.root in self.gone or not await self._thread(storage.mark.exists):
                     back.append(storage)
             if back:
                 try:
@@ -92,7 +95,7 @@ class Upkeep:
                     self.gone.difference_update(storage.root for storage in back)
                 except OSError as error:
                     log.error("%s: cannot be refilled: %s", storages, error)
-            self._replicas.ask_for_lost()
+            await self._replicas.ask_for_lost(storages, usable)
             await trio.sleep(self._look_seconds)
 
     async def _refill(self, storages: StorageTuple, back: Sequence[Storage]) -> None:

@@ -20,7 +20,9 @@ from nekko.oci.digest import Digest
 from nekko.transfer.behind import ProvenFile
 from nekko.upstream.resolve import Upstreams
 from tests.api.test_content import Served, serve_node
+from tests.api.test_replicas import place as storage_place
 from tests.daemon import Daemon, daemon
+from tests.damage import flip
 from tests.node import QUICK, open_node
 from tests.servers import Server, free_port, running
 
@@ -275,6 +277,33 @@ def test_killed_midway_it_goes_on(tmp_path: Path) -> None:
         with writing_daemon(tmp_path, port) as running_daemon:
             wait_until(lambda: not waiting(running_daemon))
         assert path.read_bytes() == body
+
+
+def test_file_that_was_lost_before_a_kill_is_fetched_after_it(tmp_path: Path) -> None:
+    port, body = free_port(), os.urandom(3_000_000)
+    sha, roots = Digest.of(body).encoded, [tmp_path / "a1", tmp_path / "a2"]
+    for root in roots:
+        root.mkdir()
+    options = ["--s3-endpoint", f"http://127.0.0.1:{port}", "--s3-region", "eu-1", "--max-attempts", "1"]
+    environ = {
+        "NEKKO_S3_ACCESS_KEY": "access", "NEKKO_S3_SECRET_KEY": "secret", "NEKKO_REQUIRE_MOUNTS": "false",
+        "NEKKO_STORAGE_PAIRS": f"{roots[0]}:{roots[1]}", "NEKKO_FILE_SOURCES": "pairs",
+    }  # fmt: skip
+    copies = [storage_place(root, sha) for root in roots]
+    with daemon(tmp_path, *options, environ=environ) as running_daemon:
+        upload(running_daemon, body)
+        for copy in copies:
+            flip(copy)
+        assert running_daemon.ask("GET", f"/{sha}")[0] == 404
+        running_daemon.stop(signal.SIGKILL)
+    assert [copy.exists() for copy in copies] == [False, False]
+    path = place(tmp_path / "s3", sha)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(body)
+    with bucket_at(tmp_path, port), daemon(tmp_path, *options, environ=environ):
+        wait_until(lambda: all(copy.exists() for copy in copies))  # nobody asks for it
+        wait_until(lambda: not [*tmp_path.glob("a?/.nekko/lost/*")])
+    assert [copy.read_bytes() == body for copy in copies] == [True, True]
 
 
 def written_files(root: Path) -> Iterator[Path]:

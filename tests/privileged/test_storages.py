@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from nekko.oci.digest import Digest
+from nekko.replicas.storage import Storage
 from tests.api.test_content import serve_node
 from tests.api.test_replicas import place, serve_trees
 from tests.api.test_uploads import pieces
@@ -98,6 +99,21 @@ async def test_read_only_member_is_told_and_serves(tmp_path: Path, mount: Mount)
         other = os.urandom(1000)
         answer = await trees.client.post(f"/{Digest.of(other).encoded}", content=other)
         assert (answer.status_code, "is mounted read-only" in answer.text) == (507, True)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_what_was_set_aside_does_not_fill_a_disk(tmp_path: Path, mount: Mount, is_last: bool) -> None:
+    mount(tmp_path / "data", 40)
+    storage = Storage(tmp_path / "data")
+    for size in (1 * MIB, 1 * MIB, 9 * MIB, 1 * MIB, 1 * MIB, 1 * MIB):
+        wrong = storage.path(Digest.of(os.urandom(8)))
+        wrong.parent.mkdir(parents=True)
+        wrong.write_bytes(bytes(size))
+        storage.set_aside(wrong, is_last=is_last)
+        newest = sum(path.stat().st_size for path in storage.aside.directory.rglob("*.dat"))
+        assert newest == size if size == 9 * MIB else newest <= 2 * MIB  # a twentieth, but the newest copy stays
+    assert newest == 2 * MIB
+    assert len(storage.lost()) == (6 if is_last else 0)
 
 
 async def test_disk_that_is_not_mounted_takes_nothing_and_is_filled_when_it_is_back(

@@ -184,6 +184,59 @@ async def test_object_store_that_fails_is_asked_again_and_its_wrong_bytes_are_no
         assert [path.read_bytes() for path in paths] == [FILES[0], FILES[0]]
 
 
+async def test_file_that_was_lost_before_a_restart_comes_from_the_object_store_after_it(
+    tmp_path: Path, far: FarEnd
+) -> None:
+    key, digest = "/b/" + DIGESTS[0].encoded, DIGESTS[0]
+    store = {"s3_endpoint": far.url(""), "s3_bucket": "b", "s3_key": "{sha256}"}
+    async with keep(tmp_path, **store) as kept:
+        await kept.store(FILES[0])
+        paths = kept.copies(digest)
+        far.on(key, status(403))
+        for path in paths:
+            kept.rot(path, digest)
+        assert await kept.upkeep.verify(digest, pace=_at_once) == CopyFault(is_repaired=False)
+    far.on(key, whole(FILES[0]))
+    async with keep(tmp_path, **store) as kept, trio.open_nursery() as nursery:
+        nursery.start_soon(kept.upkeep.run)
+        await until(lambda: len(kept.copies(digest)) == 2)
+        await until(lambda: not lost(kept))
+        asked = len(far.asked(key))
+        nursery.cancel_scope.cancel()
+    assert [path.read_bytes() for path in paths] == [FILES[0], FILES[0]]
+    async with keep(tmp_path, **store) as kept:
+        for storages in kept.replicas.tuples:
+            await kept.replicas.ask_for_lost(storages, storages.storages)
+        assert kept.replicas.statistics().waiting == 0
+    assert len(far.asked(key)) == asked
+
+
+async def test_file_that_the_object_store_has_not_either_is_forgotten(tmp_path: Path, far: FarEnd) -> None:
+    key, digest = "/b/" + DIGESTS[0].encoded, DIGESTS[0]
+    async with keep(tmp_path, s3_endpoint=far.url(""), s3_bucket="b", s3_key="{sha256}") as kept:
+        await kept.store(FILES[0])
+        far.on(key, status(404))
+        for path in kept.copies(digest):
+            kept.rot(path, digest)
+        assert await kept.upkeep.verify(digest, pace=_at_once) == CopyFault(is_repaired=False)
+        assert lost(kept) == []
+
+
+async def test_lost_file_without_an_object_store_is_remembered_until_it_is_stored_again(kept: Kept) -> None:
+    digest = await kept.store(FILES[0])
+    names = [path.name for path in kept.copies(digest)]
+    for path in kept.copies(digest):
+        kept.rot(path, digest)
+    assert await kept.upkeep.verify(digest, pace=_at_once) == CopyFault(is_repaired=False)
+    assert [path.name for path in lost(kept)] == names
+    await kept.store(FILES[0])
+    assert lost(kept) == []
+
+
+def lost(kept: Kept) -> list[Path]:
+    return [path for root in kept.roots for path in (root / ".nekko" / "lost").glob("*")]
+
+
 async def test_file_that_is_removed_while_it_is_lost_stays_away(tmp_path: Path, far: FarEnd) -> None:
     key, digest = "/b/" + DIGESTS[0].encoded, DIGESTS[0]
     async with keep(tmp_path, s3_endpoint=far.url(""), s3_bucket="b", s3_key="{sha256}") as kept:
@@ -193,6 +246,7 @@ async def test_file_that_is_removed_while_it_is_lost_stays_away(tmp_path: Path, 
             kept.rot(path, digest)
         await kept.upkeep.verify(digest, pace=_at_once)
         await kept.replicas.remove(digest)
+        assert lost(kept) == []
         asked = len(far.asked(key))
         far.on(key, whole(FILES[0]))
         async with trio.open_nursery() as nursery:
