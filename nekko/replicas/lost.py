@@ -57,11 +57,14 @@ class Lost:
                 for digest in found:
                     self.add(digest, storages)
 
-    async def discard(self, digest: Digest) -> None:
-        """Forget a file: it is there again, or is not wanted any more."""
-        storages = self._files.pop(digest, None)
-        if storages is not None:
-            await trio.to_thread.run_sync(_settle, storages, digest, limiter=self._threads)
+    async def discard(self, digest: Digest, storages: StorageTuple | None = None) -> None:
+        """Forget a file: it is there again, or is not wanted any more.
+
+        The tuple that remembers it is the one that is known here; `storages` is one that may do so unknown.
+        """
+        known = self._files.pop(digest, None)
+        for each in {each for each in (known, storages) if each is not None}:
+            await trio.to_thread.run_sync(_settle, each, digest, limiter=self._threads)
 
     def due(self) -> Iterator[tuple[Digest, StorageTuple]]:
         """Give what is to be asked for; without a spare place that is nothing."""
@@ -76,7 +79,7 @@ class Lost:
             return None
         found = await self._spare.chunks(digest)
         if found is None:
-            await self.discard(digest)
+            await self.discard(digest, storages)
         return found
 
 

@@ -230,7 +230,7 @@ class Replicas:
         async with self._locks.hold(str(digest)):
             paths = await self._small.store(digest, body)
             if paths is not None:
-                self._lost.discard(digest)
+                await self._lost.discard(digest)
                 self._counts["stored"] += 1
             return paths
 
@@ -280,7 +280,7 @@ class Replicas:
             raise
         finally:
             os.close(copies.descriptor)
-        await self._lost.discard(digest)
+        await self._lost.discard(digest, storages)
         return Restoration(is_found=True, restored=usable, faults=copies.faults)
 
     async def move(self, digest: Digest, source: StorageTuple, target: StorageTuple) -> bool:
@@ -388,7 +388,7 @@ class Replicas:
         ):
             await take_each(batches, writing.write)
             self._remember(await writing.publish())
-        await self._lost.discard(digest)
+        await self._lost.discard(digest, storages)
         self._count_restored(digest, usable, " from the object store")
         return usable
 

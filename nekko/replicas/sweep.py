@@ -4,7 +4,7 @@ They work on the trees themselves, and a daemon may run beside them. Nothing is 
 directory, so it does not matter how many files there are.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -43,12 +43,14 @@ async def verify(replicas: Replicas, tell: Tell) -> Totals:
             tell(fault)
 
     await _each(replicas, look, totals, tell)
+    await _tell_lost(replicas, totals, tell)
     return totals
 
 
 async def repair(replicas: Replicas, tell: Tell) -> Totals:
     """Prove every copy, set aside what is wrong, and restore what lacks; tell of each by a line."""
     totals = Totals()
+    told: set[Digest] = set()
 
     async def mend(storages: StorageTuple, digest: Digest) -> None:
         totals.files += 1
@@ -61,12 +63,16 @@ async def repair(replicas: Replicas, tell: Tell) -> Totals:
         for storage in restoration.restored:
             totals.changed += 1
             tell(f"{storage.path(digest)}: restored")
-        faults = restoration.faults if restoration.is_found else (f"{digest}: no right copy is left on {storages}",)
+        faults = list(restoration.faults)
+        if not restoration.is_found:
+            told.add(digest)
+            faults.append(f"{digest}: no right copy is left on {storages}")
         totals.faults += len(faults)
         for fault in faults:
             tell(fault)
 
     await _each(replicas, mend, totals, tell)
+    await _tell_lost(replicas, totals, tell, but=told)
     return totals
 
 
@@ -77,6 +83,8 @@ async def rebalance(replicas: Replicas, tell: Tell) -> Totals:
         NekkoError, OSError: A file cannot be moved; it stays where it is.
     """
     totals = Totals()
+    for storages in replicas.tuples:
+        _tell_problems(storages, totals, tell)
     names: dict[StorageTuple, Iterator[Digest]] = {}
     while (pair := await trio.to_thread.run_sync(_out_of_balance, replicas.tuples)) is not None:
         fullest, emptiest = pair
@@ -100,6 +108,26 @@ def _out_of_balance(tuples: tuple[StorageTuple, ...]) -> tuple[StorageTuple, Sto
     return (fullest, emptiest) if free[emptiest] - free[fullest] > BALANCED_PART else None
 
 
+def _tell_problems(storages: StorageTuple, totals: Totals, tell: Tell) -> None:
+    for problem in storages.problems():
+        totals.faults += 1
+        tell(problem)
+
+
+async def _tell_lost(replicas: Replicas, totals: Totals, tell: Tell, *, but: Iterable[Digest] = ()) -> None:
+    """Tell of files that were lost before; no directory lists them any more."""
+    for storages in replicas.tuples:
+        try:
+            lost = await trio.to_thread.run_sync(storages.lost)
+        except OSError as error:
+            totals.faults += 1
+            tell(f"{storages}: cannot tell what is lost: {error}")
+            continue
+        for digest in sorted(lost.difference(but)):
+            totals.faults += 1
+            tell(f"{digest}: was lost on {storages}: store it again, or give it up by nekko replicas rm")
+
+
 async def _each(
     replicas: Replicas, work: Callable[[StorageTuple, Digest], Awaitable[None]], totals: Totals, tell: Tell
 ) -> None:
@@ -110,9 +138,7 @@ async def _each(
             await work(storages, digest)
 
     for storages in replicas.tuples:
-        for problem in storages.problems():
-            totals.faults += 1
-            tell(problem)
+        _tell_problems(storages, totals, tell)
         try:
             digests = iter(storages.digests())
             async with trio.open_nursery() as nursery:

@@ -115,6 +115,8 @@ class StorageTuple:
                 wrong.append((storage, path, error))
         for storage, path, mismatch in wrong:
             try:
+                if proofs.has(path, path.stat()):  # it was stored anew while the wrong one was read
+                    continue
                 storage.set_aside(path, is_last=descriptor < 0)
             except FileNotFoundError:  # somebody else was faster, or has removed it
                 lacking.append(storage)
@@ -140,6 +142,14 @@ class StorageTuple:
                 names = set[Digest]().union(*(storage.digests_in(leaf) for storage in there))
                 yield from sorted(digest for digest in names if digest.encoded > after)
             before = leaf
+
+    def lost(self) -> set[Digest]:
+        """Give the files that were lost, and are remembered by a storage. A storage that is gone remembers none.
+
+        Raises:
+            OSError: A storage cannot be listed.
+        """
+        return set[Digest]().union(*(storage.lost() for storage in self.storages if storage.root.is_dir()))
 
     def examine(self, digest: Digest) -> list[str]:
         """Prove every copy of a file, and change nothing; say what is wrong."""

@@ -84,7 +84,13 @@ def test_repair_tells_of_what_is_lost(roots: list[Path]) -> None:
     code, told = run("repair", roots)
     assert code == 1
     assert f"{digest}: no right copy is left on {roots[0]} + {roots[1]}" in told
-    assert run("verify", roots) == (0, "19 files, 0 faults, 0 copies changed\n")
+    assert "20 files, 1 faults, 0 copies restored" in told
+    line = f"{digest}: was lost on {roots[0]} + {roots[1]}: store it again, or give it up by nekko replicas rm\n"
+    for command, done in (("verify", "changed"), ("repair", "restored")):
+        assert run(command, roots) == (1, f"{line}19 files, 1 faults, 0 copies {done}\n")
+    place(roots[1], digest.encoded).write_bytes(FILES[0])
+    restored = f"{place(roots[0], digest.encoded)}: restored\n20 files, 0 faults, 1 copies restored\n"
+    assert run("repair", roots) == (0, restored)
 
 
 def test_storage_that_is_gone_is_a_fault_and_its_twin_is_looked_at(roots: list[Path], tmp_path: Path) -> None:
@@ -93,6 +99,10 @@ def test_storage_that_is_gone_is_a_fault_and_its_twin_is_looked_at(roots: list[P
     assert code == 1
     assert told == f"{roots[1]} is missing\n20 files, 1 faults, 0 copies restored\n"
     assert not roots[1].exists()
+    assert run("rebalance", roots) == (1, f"{roots[1]} is missing\n0 files, 1 faults, 0 files moved\n")
+    roots[1].touch()
+    assert run("verify", roots)[1].startswith(f"{roots[1]} is no directory\n")
+    assert run("rebalance", roots) == (1, f"{roots[1]} is no directory\n0 files, 1 faults, 0 files moved\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import trio
 
+from nekko.errors import DigestMismatchError
 from nekko.oci.digest import Digest
+from nekko.replicas.proofs import Proofs
 from nekko.replicas.replicas import Replicas, Restoration
 from nekko.replicas.upkeep import CopyFault, Upkeep
 from nekko.store.hashing import STEP_BYTES
@@ -147,6 +149,22 @@ async def test_copy_that_rotted_since_its_proof_is_not_copied(kept: Kept) -> Non
     assert await kept.replicas.mend(storages, digest) is None
     assert await kept.replicas.mend(storages, digest) == Restoration(is_found=False, is_lost=True)
     assert kept.copies(digest) == []
+
+
+async def test_file_that_is_stored_while_its_wrong_copies_are_read_stays(kept: Kept) -> None:
+    """The bytes that a reader found wrong may not be those that are there when it is through."""
+    digest = await kept.store(FILES[0])
+    paths = kept.copies(digest)
+    storages = next(each for each in kept.replicas.tuples if each.has(paths[0]))
+
+    class Overtaken(Proofs):
+        def open(self, path: Path, digest: Digest) -> int:
+            self.remember(path, identity_of(path.stat()))
+            raise DigestMismatchError(digest, digest)
+
+    copies = storages.look(digest, Overtaken())
+    assert (copies.lacking, copies.unreadable, copies.was_wrong) == ((), (), False)
+    assert kept.copies(digest) == paths
 
 
 async def test_file_without_a_right_copy_comes_from_the_object_store(tmp_path: Path, far: FarEnd) -> None:
