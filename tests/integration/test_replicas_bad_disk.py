@@ -1,5 +1,6 @@
 """Copies that their disk does not give, under a real daemon and `nekko replicas`: one file, many, a whole storage."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -123,6 +124,9 @@ def test_copy_that_becomes_unreadable_after_its_proof_is_doubted(tmp_path: Path,
         until(lambda: aside(roots[0]) == [spoiled.name] and spoiled.exists())
         host.be_well()
         get(node, 0)
+        told = node.log.read_text()
+    assert f"on {roots[0]}: an answer is broken off: {os.strerror(errno.EIO)}" in told
+    assert "Traceback" not in told
     assert spoiled.read_bytes() == FILES[0]
 
 

@@ -110,9 +110,10 @@ class FileDoor:
                     head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
                     try:
                         await send_opened(opened.blob, opened.descriptor, head, scope, send)
-                    except OSError:  # of its disk: a peer that is gone raises others
+                    except OSError as error:  # of its disk: a peer that is gone raises others
+                        log.error("%s on %s: an answer is broken off: %s", digest, opened.root, error.strerror or error)
                         self.replicas.doubt(opened)
-                        raise
+                        return  # without its last part, on which the server closes the connection
                     self.meter.sent(opened.root, opened.blob.size, time.monotonic() - started)
                     return
             if source == "s3" and self.tier:
