@@ -76,7 +76,7 @@ class Unreadable:
     def _set_aside(self, unread: Unread) -> str | None:
         """Set one copy aside; say why not, if so."""
         storage = unread.storage
-        if (reason := self._reason(storage)) is not None:
+        if (reason := self._reason(storage) or storage.problem()) is not None:
             return reason
         try:
             _try_out(storage)
