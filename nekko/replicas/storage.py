@@ -13,6 +13,9 @@ from nekko.store.layout import mount_of, sync_directory
 
 SUFFIX = ".dat"
 _NAME = re.compile(r"([0-9A-F]{64})\.dat")
+_INCOMING = re.compile(r"([0-9a-f]{64})\.")
+_DEPTH = 3
+"""Directories between a storage and a file."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _LOCKS = 64
 """Of the directories of one storage; more than there are threads, so that few of them wait for each other."""
@@ -136,10 +139,17 @@ class Storage:
         self.aside.settle(self.path(digest).name)
 
     def remove_stale(self) -> None:
-        """Remove what writers that are gone have left."""
+        """Remove what writers that are gone have left, once the directories that they may have made are forced to disk.
+
+        A writer that was killed in between has left both; the next one would take the directories for forced.
+        """
         for path in self.incoming.glob("*.*"):
             pid = path.suffix.removeprefix(".")
             if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
+                if match := _INCOMING.match(path.name):
+                    leaf = self.path(Digest("sha256", match[1])).parent
+                    for directory in filter(Path.is_dir, leaf.parents[:_DEPTH]):
+                        sync_directory(directory)
                 path.unlink(missing_ok=True)
 
     def remove(self, digest: Digest) -> bool:

@@ -100,3 +100,23 @@ async def test_copies_on_a_disk_that_is_gone_are_there_when_it_is_back(
     journaled.mount()
     assert [place(journaled.root, digest.encoded).stat().st_ino for digest in DIGESTS] == before
     assert aside(journaled.root) == []
+
+
+async def test_file_that_was_lost_before_power_was_is_known_after_it(tmp_path: Path, journaled: Disk) -> None:
+    pair, digest = (journaled.root / "a", journaled.root / "b"), DIGESTS[0]
+    for root in pair:
+        root.mkdir()
+    async with serve_trees(tmp_path, storage_pairs=(pair,)) as trees:
+        assert (await trees.client.post(f"/{digest.encoded}", content=FILES[0])).status_code == 201
+        for root in pair:
+            flip(path := place(root, digest.encoded))
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        assert (await trees.client.get(f"/{digest.encoded}")).status_code == 404
+        journaled.lose_power()
+    journaled.unmount()
+    journaled.mount()
+    async with serve_trees(tmp_path, storage_pairs=(pair,)) as trees:
+        assert (await trees.client.get(f"/{digest.encoded}")).status_code == 404
+        [storages] = trees.replicas.tuples
+        assert storages.lost() == {digest}

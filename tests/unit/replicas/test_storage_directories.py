@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nekko.oci.digest import Digest
 from nekko.replicas.storage import Storage
 
 SECONDS = 10.0
@@ -46,6 +47,27 @@ def test_directory_that_could_not_be_forced_is_forced_before_its_next_use(
     for _ in range(2):
         storage.make_directory(tmp_path / "AA" / "BB" / "CC")
     assert forced == [str(tmp_path / place) for place in ("", "AA", "AA/BB")]
+
+
+def test_directories_of_a_writer_that_was_killed_are_forced_before_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, digest = Storage(tmp_path), Digest.of(b"x")
+    leaf = storage.path(digest).parent
+    leaf.parent.mkdir(parents=True)
+    storage.incoming.mkdir(parents=True)
+    left = storage.incoming / f"{digest.encoded}.0.{os.getpid()}"
+    left.touch()
+    forced: list[str] = []
+
+    def force(descriptor: int) -> None:
+        assert left.exists()
+        forced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", force)
+    storage.remove_stale()
+    assert forced == [str(place) for place in (leaf.parent, leaf.parent.parent, tmp_path)]
+    assert not left.exists()
 
 
 def test_directory_that_another_thread_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
