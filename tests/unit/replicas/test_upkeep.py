@@ -158,7 +158,7 @@ async def test_file_that_is_stored_while_its_wrong_copies_are_read_stays(kept: K
     storages = next(each for each in kept.replicas.tuples if each.has(paths[0]))
 
     class Overtaken(Proofs):
-        def open(self, path: Path, digest: Digest) -> int:
+        def open(self, path: Path | str, digest: Digest) -> int:
             self.remember(path, identity_of(path.stat()))
             raise DigestMismatchError(digest, digest)
 
