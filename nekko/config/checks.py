@@ -79,18 +79,23 @@ def check_borrowing(settings: Settings, origin: Mapping[str, str]) -> None:
 
 
 def check_storages(settings: Settings, origin: Mapping[str, str]) -> None:
-    """Refuse a storage that is used twice, or lies in another one or in the cache.
+    """Refuse a storage that is used twice, or lies in another one or in the cache, also by symbolic links.
 
     Raises:
         ConfigInvalidError: Names both directories.
     """
     where = f"storagePairs ({origin['storagePairs']})"
-    taken = [settings.cache_dir]
+    places = {settings.cache_dir: _real(settings.cache_dir)}
     for root in (root for roots in settings.storage_pairs for root in roots):
-        for other in taken:
-            if root.is_relative_to(other) or other.is_relative_to(root):
+        place = _real(root)
+        for other, taken in places.items():
+            if place.is_relative_to(taken) or taken.is_relative_to(place):
                 raise ConfigInvalidError(f"{where}: {root} and {other} are one in the other: each must be on its own")
-        taken.append(root)
+        places[root] = place
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, it takes a loop of links as it is
 
 
 def check_host(settings: Settings, origin: Mapping[str, str]) -> None:

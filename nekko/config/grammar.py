@@ -165,6 +165,8 @@ def path(value: str) -> Path:
 
 def storages(value: str) -> tuple[Path, ...]:
     """Read directories that hold the same files, parted by colons: two or more."""
+    if ",/" in value:  # from a flag, which is repeated; it would be a directory of a strange name
+        raise ConfigInvalidError(f"{value[:200]!r} are several tuples: give each by a flag of its own")
     found = tuple(path(each) for each in value.split(":"))
     if len(set(found)) < max(2, len(found)):
         raise ConfigInvalidError(f"{value[:200]!r} is not two or more directories, parted by colons")

@@ -294,8 +294,8 @@ class Settings:
     )  # fmt: skip
 
     storage_pairs: tuple[tuple[Path, ...], ...] = setting(
-        (), "tuples of directories in Stor's form, each file on every member of one: /disk1:/disk2,/disk3:/disk4, or "
-        "lists in a file. Without them uploads go into the cache",
+        (), "tuples of directories in Stor's form, each file on every member of one: /disk1:/disk2, in the environment "
+        "/disk1:/disk2,/disk3:/disk4, or lists in a file; repeatable. Without them uploads go into the cache",
         read=grammar.storages,
     )  # fmt: skip
     writable_pairs_regex: str = setting(

@@ -23,10 +23,15 @@ _LOCKS = 64
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """One directory. `is_mount_needed`: on the root file system it counts as a disk that was not mounted."""
+    """One directory. `is_mount_needed`: on the root file system it counts as a disk that was not mounted.
+
+    `others` have copies of the same files. A disk that is mounted at two places, or a link, would be two storages with
+    one copy; so a storage that is one of them cannot be used.
+    """
 
     root: Path
     is_mount_needed: bool = True
+    others: tuple[Path, ...] = ()
     _making: tuple[threading.Lock, ...] = field(
         default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)), init=False, repr=False, compare=False
     )
@@ -66,6 +71,8 @@ class Storage:
                 return f"{self.root} is mounted read-only"
             if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
                 return f"{self.root} cannot be written"
+            if (same := next((other for other in self.others if _is_same(self.root, other)), None)) is not None:
+                return f"{self.root} is the same directory as {same}: a copy on both would be only one"
         except OSError as error:
             return f"{self.root}: {error.strerror}"
         return None
@@ -178,6 +185,13 @@ class Storage:
             for second in _hex_directories(first, names[:2]):
                 for third in _hex_directories(second, names):
                     yield third.relative_to(self.root)
+
+
+def _is_same(root: Path, other: Path) -> bool:
+    try:
+        return root.samefile(other)
+    except OSError:  # the other one is gone, which is told of it and not of this one
+        return False
 
 
 def _hex_directories(parent: Path, begin: list[str]) -> list[Path]:

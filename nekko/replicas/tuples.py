@@ -219,7 +219,8 @@ def tuples_of(settings: Settings) -> tuple[StorageTuple, ...]:
     writable = re.compile(settings.writable_pairs_regex)
     return tuple(
         StorageTuple(
-            tuple(Storage(root, settings.require_mounts) for root in roots),
+            # Of two that are one directory the second cannot be used.
+            tuple(Storage(root, settings.require_mounts, roots[:n]) for n, root in enumerate(roots)),
             all(writable.search(str(root)) for root in roots),
         )
         for roots in settings.storage_pairs

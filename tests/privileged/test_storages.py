@@ -137,3 +137,24 @@ async def test_disk_that_is_not_mounted_takes_nothing_and_is_filled_when_it_is_b
         assert (await trees.client.get(f"/{SHA}")).content == FILE
         await trees.restored(1)
         assert place(root, SHA).read_bytes() == FILE
+
+
+async def test_disk_that_is_mounted_at_two_places_takes_nothing(tmp_path: Path, mount: Mount) -> None:
+    for name in ("data00", "data01"):
+        mount(tmp_path / name, 16)
+    async with serve_trees(tmp_path, tuples=1, require_mounts=True) as trees:
+        one, same = trees.roots
+        assert (await trees.client.post(f"/{SHA}", content=FILE)).status_code == 201
+        subprocess.run(["mount", "--bind", one, same], check=True)
+        try:
+            told = f"{same} is the same directory as {one}: a copy on both would be only one"
+            answer = await trees.client.get("/status")
+            assert (answer.status_code, answer.text) == (503, f"{told}\n")
+            other = os.urandom(1000)
+            answer = await trees.client.post(f"/{Digest.of(other).encoded}", content=other)
+            assert (answer.status_code, told in answer.text) == (507, True)
+            assert (await trees.client.get(f"/{SHA}")).content == FILE
+        finally:
+            subprocess.run(["umount", same], check=True)
+        assert (await trees.client.get("/status")).text == "OK"
+        assert (await trees.client.post(f"/{Digest.of(other).encoded}", content=other)).status_code == 201

@@ -214,6 +214,24 @@ def test_writing_behind_needs_an_object_store() -> None:
         load({}, {"NEKKO_S3_WRITE_BEHIND": "true"})
 
 
+def test_tuples_are_a_flag_each() -> None:
+    assert len(read({"storage_pairs": ("/a:/b", "/c:/d")}, {}).settings.storage_pairs) == 2
+    assert len(read({}, {"NEKKO_STORAGE_PAIRS": "/a:/b, /c:/d"}).settings.storage_pairs) == 2
+    with pytest.raises(ConfigInvalidError, match="by a flag of its own"):
+        read({"storage_pairs": ("/a:/b,/c:/d",)}, {})
+
+
+@pytest.mark.parametrize("target", ["one", "one/below", "cache"])
+def test_storage_that_a_link_leads_into_another_directory_is_refused(tmp_path: Path, target: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    flags = {"cache_dir": str(tmp_path / "cache"), "storage_pairs": (f"{tmp_path}/one:{link}",)}
+    with pytest.raises(
+        ConfigInvalidError, match=f"{link} and {tmp_path / target.partition('/')[0]} are one in the other"
+    ):
+        read(flags, {})
+
+
 def test_flag_that_does_not_exist_is_a_bug() -> None:
     with pytest.raises(KeyError):
         read({"tokens": "x"}, {})
