@@ -7,7 +7,7 @@ is fetched again first. One that is just arriving is streamed while it grows; it
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -28,6 +28,7 @@ from nekko.errors import (
     UpstreamError,
 )
 from nekko.metrics import Counters
+from nekko.oci.conditions import is_known, is_unchanged
 from nekko.oci.digest import Digest
 from nekko.oci.ranges import ByteRange, parse_range
 from nekko.store.blobs import Blobs
@@ -66,6 +67,17 @@ class Head:
         """Make the head of a door whose clients know blobs by their digests; `modified` in seconds since the epoch."""
         told = () if modified is None else (("Last-Modified", _date(int(modified))),)
         return cls(f'"{digest}"', (("Docker-Content-Digest", str(digest)), *told))
+
+    @property
+    def modified(self) -> str | None:
+        """Give the Last-Modified header."""
+        return dict(self.headers).get("Last-Modified")
+
+    def is_held_by(self, asked: Mapping[str, str]) -> bool:
+        """Tell whether a client has this, by the headers of its request. Source: RFC 9110, section 13.2.2."""
+        if (known := asked.get("if-none-match")) is not None:
+            return self.etag is not None and is_known(known, self.etag)
+        return is_unchanged(asked.get("if-modified-since"), self.modified)
 
     def lines(self) -> list[tuple[bytes, bytes]]:
         """Give the headers that every answer with bytes of the blob has."""
@@ -316,12 +328,12 @@ async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) ->
     """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     common = head.lines()
-    if head.etag is not None and is_known(headers.get("if-none-match"), head.etag):
+    if head.is_held_by(headers):
         await _head(send, 304, common)
         return None
     part, status = ByteRange(0, size), 200
     wanted = headers.get("range")
-    if wanted is not None and headers.get("if-range", head.etag) == head.etag:
+    if wanted is not None and headers.get("if-range", head.etag) in (head.etag, head.modified):
         parts = parse_range(wanted, size)
         if parts is not None and len(parts) == 1:  # several parts: the whole, as RFC 9110 permits
             part, status = parts[0], 206
@@ -332,11 +344,6 @@ async def send_head(head: Head, size: int, scope: dict[str, Any], send: Send) ->
         return None
     await send({"type": "http.response.start", "status": status, "headers": common})
     return part
-
-
-def is_known(if_none_match: str | None, etag: str) -> bool:
-    """Tell whether a client has what an ETag stands for. Source: RFC 9110, section 13.1.2."""
-    return any(tag.strip() in (etag, f"W/{etag}", "*") for tag in (if_none_match or "").split(","))
 
 
 @lru_cache(maxsize=1024)

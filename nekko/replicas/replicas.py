@@ -202,6 +202,14 @@ class Replicas:
                     self.proofs.forget(storage.path(digest))
                     self._ask_for_repair(storages, digest)
 
+    async def stat(self, digest: Digest) -> tuple[Storage, os.stat_result] | None:
+        """Find a file without reading it; None where only `open` can tell whether there is a right copy."""
+
+        def look() -> tuple[Storage, os.stat_result] | None:
+            return next((seen for storages in self.tuples if (seen := storages.stat(digest)) is not None), None)
+
+        return await trio.to_thread.run_sync(look, limiter=self._threads)
+
     async def held(self, digest: Digest) -> tuple[Path, ...]:
         """Give the places of a file that is here, with copies restored where that is possible; none if it is not."""
         async with self._locks.hold(str(digest)):

@@ -5,8 +5,10 @@ import logging
 import os
 import random
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -128,6 +130,15 @@ class StorageTuple:
                 was_wrong = True
                 lacking.append(storage)
         return Copies(descriptor, tuple(lacking), tuple(unreadable), found, tried, was_wrong)
+
+    def stat(self, digest: Digest) -> tuple[Storage, os.stat_result] | None:
+        """Find a file without reading it; None if there is none, or its copies differ: then a proof has to tell."""
+        found: list[tuple[Storage, os.stat_result]] = []
+        for storage in self.storages:
+            with suppress(OSError):  # one that cannot be looked at has no say, as long as another has the file
+                found.append((storage, storage.path(digest).stat()))
+        looks = {(stat.S_ISREG(seen.st_mode), seen.st_size) for _, seen in found}
+        return found[0] if len(looks) == 1 and all(is_file for is_file, _ in looks) else None
 
     def digests(self, *, after: str = "") -> Iterator[Digest]:
         """Give every file that any storage has, in order, from behind a hash on. A storage that is gone has none.

@@ -353,6 +353,15 @@ async def test_blob_by_hash_whole_and_in_parts(served: Served, far: FarEnd) -> N
     assert (await served.client.get(f"/{SHA}", headers={"Range": "bytes=-5"})).content == FILE[-5:]
     assert (await served.client.get(f"/{SHA}", headers={"Range": "bytes=999999-"})).status_code == 416
     assert (await served.client.get(f"/{SHA}", headers={"If-None-Match": f'"sha256:{SHA}"'})).status_code == 304
+    modified = answer.headers["last-modified"]
+    assert (await served.client.get(f"/{SHA}", headers={"If-Modified-Since": modified})).status_code == 304
+    older = {"If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"}
+    assert (await served.client.get(f"/{SHA}", headers=older)).content == FILE
+    other = {"If-Modified-Since": modified, "If-None-Match": '"other"'}
+    assert (await served.client.get(f"/{SHA}", headers=other)).content == FILE
+    for wanted, expected in ((modified, 206), (older["If-Modified-Since"], 200)):
+        asked = {"If-Range": wanted, "Range": "bytes=10-19"}
+        assert (await served.client.get(f"/{SHA}", headers=asked)).status_code == expected
     head = await served.client.head(f"/{SHA}")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(FILE)), b"")
     assert (await served.client.patch(f"/{SHA}", content=b"x")).status_code == 405

@@ -99,9 +99,12 @@ async def test_tree_that_stor_wrote_is_served(trees: Trees) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(FILE)
     os.utime(path, (1_500_000_000, 1_500_000_000))
-    answer = await trees.client.head(f"/{SHA}")
-    assert answer.headers["last-modified"] == "Fri, 14 Jul 2017 02:40:00 GMT"
-    assert answer.headers["content-length"] == str(len(FILE))
+    head = await trees.client.head(f"/{SHA}")
+    assert head.headers["last-modified"] == "Fri, 14 Jul 2017 02:40:00 GMT"
+    assert head.headers["content-length"] == str(len(FILE))
+    answer = await trees.client.get(f"/{SHA}")
+    assert answer.content == FILE
+    assert answer.headers.multi_items()[:6] == head.headers.multi_items()[:6]
     await trees.restored(1)
     assert trees.copies() == [place(root, SHA) for root in trees.roots[2:]]
 
@@ -151,6 +154,26 @@ async def test_wrong_copy_is_set_aside_and_restored_and_its_twin_is_served(trees
     metrics = (await trees.client.get("/metrics")).text
     assert 'nekko_replicas_total{outcome="restored"} 1.0' in metrics
     assert 'nekko_replicas_total{outcome="stored"} 1.0' in metrics
+
+
+async def test_head_reads_no_file_unless_the_copies_differ(trees: Trees) -> None:
+    for root in trees.roots[:2]:
+        place(root, SHA).parent.mkdir(parents=True)
+        place(root, SHA).write_bytes(b"x" * 10)
+    head = await trees.client.head(f"/{SHA}")
+    assert (head.status_code, head.headers["content-length"]) == (200, "10")
+    assert len(trees.copies()) == 2
+    place(trees.roots[0], SHA).write_bytes(FILE)
+    head = await trees.client.head(f"/{SHA}")
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(FILE)))
+    await trees.restored(1)
+    assert [path.read_bytes() for path in trees.copies()] == [FILE, FILE]
+    place(trees.roots[0], SHA).unlink()
+    assert (await trees.client.head(f"/{SHA}")).headers["content-length"] == str(len(FILE))
+    for root in trees.roots[:2]:
+        place(root, SHA).unlink(missing_ok=True)
+        place(root, SHA).mkdir()
+    assert (await trees.client.head(f"/{SHA}")).status_code == 500
 
 
 async def test_file_without_a_right_copy_is_absent_and_can_be_stored_again(trees: Trees) -> None:

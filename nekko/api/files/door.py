@@ -102,6 +102,12 @@ class FileDoor:
                     self.meter.absent()
                 return
             if source == "pairs" and self.replicas:
+                if scope["method"] == "HEAD" and (seen := await self.replicas.stat(digest)) is not None:
+                    storage, found = seen
+                    self.blobs.counters.hits["files"] += 1
+                    await send_head(Head.of(digest, found.st_mtime), found.st_size, scope, send)
+                    self.meter.sent(storage.root, found.st_size, time.monotonic() - started)
+                    return
                 lookup = Lookup()
                 opened = await self.replicas.open(digest, lookup)
                 self.meter.looked_up(lookup)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from nekko.api.asked import Asked, Headers, answer_while_there, query_of
 from nekko.api.at_once import Answer, lines
-from nekko.api.blobs import BlobDoor, Head, Receive, Send, is_known
+from nekko.api.blobs import BlobDoor, Head, Receive, Send
 from nekko.api.registry.layers import send_layer
 from nekko.api.registry.refusals import envelope, refusal_of
 from nekko.config.settings import Settings
@@ -21,6 +21,7 @@ from nekko.errors import (
     UpstreamForbiddenError,
 )
 from nekko.metrics import Counters
+from nekko.oci.conditions import is_known
 from nekko.oci.digest import Digest
 from nekko.oci.distribution import ROOT, Endpoint, Route, accepts_index
 from nekko.oci.mediatype import OCI_INDEX
