@@ -295,13 +295,16 @@ class Replicas:
         """Move a file from one tuple to another; whoever reads it meanwhile is not disturbed. False: it has no copy.
 
         Raises:
-            NekkoError, OSError: It cannot be copied; it stays where it is.
+            NekkoError: It cannot be copied; it stays where it is.
+            OSError: A copy of it cannot be removed.
         """
         copies = await self._look(source, digest)
         if copies.descriptor < 0:
             return False
         try:
             await self._copy(copies.descriptor, target.storages, digest)
+        except OSError as error:
+            raise _told(error, target) from error
         finally:
             os.close(copies.descriptor)
         for storage in source.storages:
@@ -379,9 +382,7 @@ class Replicas:
                     await take_each(batches, write)
                     return self._remember(await writing.publish())
             except OSError as error:
-                if is_disk_full(error):
-                    raise NoStorageError(f"{reservation.storages}: the disk is full") from error
-                raise StorageBrokenError(reservation.storages, error.strerror) from error
+                raise _told(error, reservation.storages) from error
 
     async def _fetch_lost(self, storages: StorageTuple, digest: Digest) -> tuple[Storage, ...]:
         """Have a file from the spare place; give the storages that it is on now, none if it is not there either."""
@@ -427,6 +428,13 @@ class Replicas:
         for path, identity in places.items():
             self.proofs.remember(path, identity)
         return tuple(places)
+
+
+def _told(error: OSError, storages: StorageTuple) -> NekkoError:
+    """Say what became of writing to a tuple."""
+    if is_disk_full(error):
+        return NoStorageError(f"{storages}: the disk is full")
+    return StorageBrokenError(storages, error.strerror)
 
 
 def _usable(storages: Sequence[Storage]) -> tuple[Storage, ...]:

@@ -99,8 +99,10 @@ class Room:
         below = self._settings.largest_first_below_bytes
         chosen = choose(room, size or 0, largest_first_below=below, draw=self._draw)
         if chosen is None:
-            told = [*refusals, *(f"{storages}: room for {max(0, left)} bytes" for storages, left in room.items())]
-            raise NoStorageError(f"no storages take {size or 0} bytes: {'; '.join(told)}")
+            short = (
+                f"{storages}: room for {max(0, left)} bytes beyond minFreeSpace" for storages, left in room.items()
+            )
+            raise NoStorageError(f"no storages take {size or 0} bytes: {'; '.join([*refusals, *short])}")
         return Reservation(chosen, size, self._promised, self._promising)
 
     def _room_of(self, storages: StorageTuple) -> int:

@@ -82,10 +82,10 @@ class Storage:
         disk = os.statvfs(self.root)
         return disk.f_bavail * disk.f_frsize
 
-    def free_part(self) -> float:
-        """Tell how much of the storage is free, from 0 to 1. Raises OSError where it does not say."""
+    def free_part(self, *, less: int = 0) -> float:
+        """Tell how much of the storage would be free with `less` bytes fewer, up to 1. OSError: it does not say."""
         disk = os.statvfs(self.root)
-        return disk.f_bavail / max(1, disk.f_blocks)
+        return (disk.f_bavail - less / disk.f_frsize) / max(1, disk.f_blocks)
 
     def device(self) -> int:
         """Give what tells file systems apart: storages on one share its room."""

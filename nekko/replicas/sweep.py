@@ -80,7 +80,8 @@ async def rebalance(replicas: Replicas, tell: Tell) -> Totals:
     """Move files from the fullest tuple to the emptiest while they differ; tell of each by a line.
 
     Raises:
-        NekkoError, OSError: A file cannot be moved; it stays where it is.
+        NekkoError: A file cannot be moved; it stays where it is.
+        OSError: A storage is gone.
     """
     totals = Totals()
     for storages in replicas.tuples:
@@ -93,7 +94,9 @@ async def rebalance(replicas: Replicas, tell: Tell) -> Totals:
             tell(f"{fullest}: has no more files to move")
             break
         totals.files += 1
-        if await replicas.move(digest, fullest, emptiest):
+        if not await trio.to_thread.run_sync(_is_better_there, digest, fullest, emptiest):
+            tell(f"{digest}: stays on {fullest}: with it {emptiest} would be the fuller one")
+        elif await replicas.move(digest, fullest, emptiest):
             totals.changed += 1
             tell(f"{digest}: moved from {fullest} to {emptiest}")
     return totals
@@ -126,6 +129,12 @@ async def _tell_lost(replicas: Replicas, totals: Totals, tell: Tell, *, but: Ite
         for digest in sorted(lost.difference(but)):
             totals.faults += 1
             tell(f"{digest}: was lost on {storages}: store it again, or give it up by nekko replicas rm")
+
+
+def _is_better_there(digest: Digest, fullest: StorageTuple, emptiest: StorageTuple) -> bool:
+    """Tell whether moving a file leaves more room where there is least; so it also fits there."""
+    seen = fullest.stat(digest)
+    return seen is None or emptiest.free_part(less=seen[1].st_size) > fullest.free_part()
 
 
 async def _each(

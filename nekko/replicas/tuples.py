@@ -177,9 +177,9 @@ class StorageTuple:
                 faults.append(f"{path}: {error.strerror}")
         return faults
 
-    def free_part(self) -> float:
-        """Tell how much of the fullest storage is free, from 0 to 1. OSError: a storage is gone."""
-        return min(storage.free_part() for storage in self.storages)
+    def free_part(self, *, less: int = 0) -> float:
+        """Tell how much of the fullest storage would be free with `less` bytes fewer. OSError: a storage is gone."""
+        return min(storage.free_part(less=less) for storage in self.storages)
 
     def problems(self) -> list[str]:
         """Say of each storage that cannot be used or written why not."""

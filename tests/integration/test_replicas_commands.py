@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,30 +105,55 @@ def test_storage_that_is_gone_is_a_fault_and_its_twin_is_looked_at(roots: list[P
     assert run("rebalance", roots) == (1, f"{roots[1]} is no directory\n0 files, 1 faults, 0 files moved\n")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-def test_rebalance_moves_files_to_the_emptier_tuple(tmp_path: Path) -> None:
-    roots = [tmp_path / name for name in ("a1", "a2", "b1", "b2")]
-    for root in roots:
-        root.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", root], check=True)
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two tuples, each storage a file system of its own of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    mounted: list[Path] = []
     try:
-        files = [os.urandom(400_000) for _ in range(10)]
-        for root in roots[:2]:
-            for content in files:
-                path = place(root, Digest.of(content).encoded)
-                path.parent.mkdir(parents=True)
-                path.write_bytes(content)
-        code, told = run("rebalance", roots)
-        assert code == 0, told
-        assert told.splitlines()[-1] == "5 files, 0 faults, 5 files moved"
-        assert copies(roots) == set(files)
-        assert copies(roots[:1]) == copies(roots[1:2])
-        assert len(copies(roots[2:3])) == len(copies(roots[3:])) == 5
-        assert run("verify", roots)[0] == 0
-        assert run("rebalance", roots) == (0, "0 files, 0 faults, 0 files moved\n")
+        for name in ("a1", "a2", "b1", "b2"):
+            (tmp_path / name).mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path / name], check=True)
+            mounted.append(tmp_path / name)
+        yield mounted
     finally:
-        for root in roots:
+        for root in mounted:
             subprocess.run(["umount", "-l", root], check=True)
+
+
+def fill(roots: Sequence[Path], files: Sequence[bytes]) -> None:
+    for root in roots:
+        for content in files:
+            path = place(root, Digest.of(content).encoded)
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+
+
+def test_rebalance_moves_files_to_the_emptier_tuple(disks: list[Path]) -> None:
+    files = [os.urandom(400_000) for _ in range(10)]
+    fill(disks[:2], files)
+    code, told = run("rebalance", disks)
+    assert code == 0, told
+    assert told.splitlines()[-1] == "5 files, 0 faults, 5 files moved"
+    assert copies(disks) == set(files)
+    assert copies(disks[:1]) == copies(disks[1:2])
+    assert len(copies(disks[2:3])) == len(copies(disks[3:])) == 5
+    assert run("verify", disks)[0] == 0
+    assert run("rebalance", disks) == (0, "0 files, 0 faults, 0 files moved\n")
+
+
+@pytest.mark.parametrize("other_size", [2_000_000, 5_000_000])  # it would fit, and would not
+def test_rebalance_leaves_a_file_that_would_only_turn_the_tables(disks: list[Path], other_size: int) -> None:
+    large, small = os.urandom(5_500_000), os.urandom(other_size)
+    fill(disks[:2], [large])
+    fill(disks[2:], [small])
+    code, told = run("rebalance", disks)
+    lines = told.splitlines()
+    assert (code, lines[-1]) == (0, "1 files, 0 faults, 0 files moved")
+    assert f"{Digest.of(large)}: stays on {disks[0]} + {disks[1]}" in lines[0]
+    assert copies(disks[:2]) == {large}
+    assert copies(disks[2:]) == {small}
 
 
 def test_without_storages_there_is_nothing_to_look_after(tmp_path: Path) -> None:
