@@ -77,6 +77,8 @@ class Node:
         if self.upkeep is not None and self.replicas_scrub is not None:
             nursery.start_soon(self.upkeep.run)
             nursery.start_soon(self.replicas_scrub.run)
+        if self.tier is not None:
+            nursery.start_soon(self.tier.check)
         if self.behind is not None:
             nursery.start_soon(self.behind.run)
         else:

@@ -157,6 +157,13 @@ class Objects(Protocol):
             UpstreamError: The store does not say.
         """
 
+    async def check(self) -> None:
+        """Ask whether the store can be used as it is configured.
+
+        Raises:
+            UpstreamError: The message has the store's own words.
+        """
+
     async def put(self, digest: Digest, size: int, content: Payload, *, replaces: bool) -> None:
         """Write a file's object; it is whole or not there.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ from nekko.upstream.base import RateLimit
 MESSAGE_BYTES = 4096
 """Read of an error's body at the most, to find the upstream's own words."""
 MESSAGE_LENGTH = 200
+_XML_ERROR = re.compile(r"<Error>\s*<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 _ABSENT = frozenset({"RepoNotFound", "RevisionNotFound", "EntryNotFound"})
 """Said by a Hugging Face Hub, whose status for what is not there, or hidden, is 401 to an anonymous caller."""
 _EXHAUSTED = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
@@ -131,11 +133,13 @@ def retry_after(response: httpx.Response) -> float | None:
 
 
 async def _own_words(response: httpx.Response, where: str) -> str | None:
-    """Give the upstream's message, if it has one: of a registry's error envelope, of a Hub's header or body."""
+    """Give the upstream's message, if it has one: of a registry's error envelope, a Hub's header or body, S3's XML."""
     try:
         words = response.headers.get("x-error-message")
         if words is None:
-            words = _message(json.loads(await read_small(response, where, max_bytes=MESSAGE_BYTES)))
+            body = await read_small(response, where, max_bytes=MESSAGE_BYTES)
+            found = _XML_ERROR.search(body.decode("utf-8", "replace"))
+            words = _message(json.loads(body)) if found is None else unescape(": ".join(filter(None, found.groups())))
     except (UpstreamError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None  # the status says enough
     return re.sub(r"[^ -~]+", " ", words)[:MESSAGE_LENGTH].strip() or None

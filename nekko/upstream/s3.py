@@ -71,6 +71,10 @@ class S3:
             modified = response.headers.get("last-modified")
             return ObjectStat(int(response.headers.get("content-length", "0")), _seconds(modified))
 
+    async def check(self) -> None:
+        """Have one name of the bucket listed: unlike that of a HEAD, the answer to this says what is wrong."""
+        await self._ask("GET", f"{self._base}/?list-type=2&max-keys=1")
+
     async def put(self, digest: Digest, size: int, content: Payload, *, replaces: bool) -> None:
         """Write a file's object; see `upstream.base.Objects`."""
         try:

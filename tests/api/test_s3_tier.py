@@ -14,10 +14,12 @@ import trio
 
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Replicas
+from nekko.transfer.tier import Tier
+from nekko.upstream.resolve import Upstreams
 from nekko.upstream.sigv4 import EMPTY_SHA256, Signer
 from tests.api.test_content import Served, serve_node
 from tests.api.test_replicas import place
-from tests.fakes.far_end import Answer, FarEnd, status, whole
+from tests.fakes.far_end import Answer, FarEnd, Request, status, whole
 from tests.node import QUICK, open_node
 
 FILE = random.Random(13).randbytes(700_000)
@@ -123,6 +125,39 @@ async def test_store_that_is_down_is_left_alone_for_a_while(tmp_path: Path, far:
         for _ in range(3):
             assert (await served.client.get(f"/{SHA}")).status_code == 502
     assert methods(far) == ["HEAD"]
+
+
+async def test_store_that_hangs_is_waited_for_once(tmp_path: Path, far: FarEnd) -> None:
+    async def say_nothing(stream: trio.SocketStream, request: Request) -> None:
+        await trio.sleep_forever()
+
+    far.on(KEY, say_nothing)
+    root = tmp_path / "data00"
+    place(root, SHA).parent.mkdir(parents=True)
+    place(root, SHA).write_bytes(FILE)
+    settings = replace(
+        QUICK, s3_endpoint=far.url(""), file_sources=("s3", "pairs"), require_mounts=False, stall_timeout_seconds=3600,
+        storage_pairs=((root, tmp_path / "data01"),),
+    )  # fmt: skip
+    async with Upstreams(settings) as upstreams, open_node(tmp_path / "cache", settings) as node:
+        assert upstreams.objects is not None
+        impatient = replace(node, tier=Tier(upstreams.objects, node.transfers, answer_seconds=0.2))
+        async with serve_node(impatient, replicas=Replicas(settings)) as served:
+            for _ in range(2):
+                assert (await served.client.get(f"/{SHA}")).content == FILE
+    assert methods(far) == ["HEAD"]
+
+
+async def test_store_is_quoted_where_it_is_not_as_configured(
+    tmp_path: Path, far: FarEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = b"<?xml version='1.0'?><Error>\n<Code>NoSuchBucket</Code>\n<Message>none &#34;here&#34;</Message></Error>"
+    far.on("/samples/?list-type=2&max-keys=1", status(404, body=told), status(403, body=b"<Error><Code>"))
+    async with serve_tier(tmp_path, far) as served:
+        assert served.node.tier is not None
+        for words in ('(NoSuchBucket: none "here")', "answered 403 Scripted"):
+            await served.node.tier.check()
+            assert caplog.messages[-1].endswith(words)
 
 
 async def test_wrong_object_is_never_served_whole(tmp_path: Path, far: FarEnd) -> None:

@@ -93,6 +93,26 @@ async def test_wrong_credentials_are_told(tmp_path: Path, gateway: Server, wrong
         assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, ""),
+        ({"s3_secret_key": "other"}, "403 Forbidden (SignatureDoesNotMatch: "),
+        ({"s3_region": "eu-2"}, 'the region "eu-2" is wrong'),
+        ({"s3_bucket": "none"}, "404 Not Found (NoSuchBucket: "),
+    ],
+)
+async def test_configuration_that_the_gateway_does_not_take_is_told_at_the_start(
+    tmp_path: Path, gateway: Server, caplog: pytest.LogCaptureFixture, wrong: dict[str, str], words: str
+) -> None:
+    async with serve(tmp_path, gateway, **wrong) as served:
+        assert served.node.tier is not None
+        await served.node.tier.check()
+    told = [message for message in caplog.messages if message.startswith("the object store does not list")]
+    assert [words in message for message in told] == ([True] if words else [])
+    assert "secret" not in caplog.text
+
+
 async def test_file_is_passed_on(tmp_path: Path, gateway: Server) -> None:
     async with serve(tmp_path, gateway, s3_keep=False) as served:
         got = await served.client.get(f"/{SHA}")
