@@ -18,7 +18,7 @@ from nekko.api.at_once import Answer, AtOnce
 from nekko.api.blobs import PATH, BlobDoor
 from nekko.api.content_files import ROOT as CONTENT_FILES_ROOT
 from nekko.api.content_files import ContentFiles
-from nekko.api.files.door import STATUS_PATH, STORING, FileDoor
+from nekko.api.files.door import STATUS_PATH, FileDoor
 from nekko.api.files.meter import Meter
 from nekko.api.files.soon import Soon
 from nekko.api.hub.door import HubDoor
@@ -67,7 +67,6 @@ class Application:
         soon: Soon | None,
         requests: RequestLog,
         traffic: Traffic,
-        meter: Meter,
     ) -> None:
         """Answer the doors of `raw`, and paths of doors in `streams`, by applications of their own; the rest by Quart.
 
@@ -81,7 +80,6 @@ class Application:
         self._at_once = at_once
         self.soon = soon
         """Answers what is not answered at once, and needs no framework either."""
-        self._meter = meter
         self.requests = requests
         """Its `tell_repeats` has to run beside the application."""
         self.traffic = traffic
@@ -89,7 +87,7 @@ class Application:
 
     def at_once(self, method: str, target: str, accept: str, peer: Peer) -> Answer | None:
         """Answer a request that says nothing else, without the detour by `__call__`; None if that is what it needs."""
-        started, door = time.monotonic(), _door_of(method, target, peer.doors)
+        started, door = time.monotonic(), _door_of(target, peer.doors)
         if door in DOORS and door not in peer.doors:
             return None
         try:
@@ -118,13 +116,10 @@ class Application:
             self.requests.note_sent(door, count)
 
         peer = peer_of(scope)
-        door = _door_of(scope["method"], scope["path"], peer.doors, _agent_of(scope))
+        door = _door_of(scope["path"], peer.doors, _agent_of(scope))
         if (given := scope.get("state", {}).get(SENDFILE_KEY)) is not None:
             scope = scope | {"state": scope["state"] | {SENDFILE_KEY: send_file}}
         try:
-            # Quart has no routes for these, so it refuses them where there is no such door.
-            if door == "other" and "files" in peer.doors and scope["path"].count("/") == 1:
-                self._meter.malformed()  # to Stor, whatever is one name is that of a file
             raw = self._stream(door, scope["path"]) or self._raw.get(door) if door in peer.doors else None
             await (raw or self.quart)(scope, receive, watched)
         finally:
@@ -159,7 +154,7 @@ def build(
     @quart.before_request
     async def check_door() -> None:
         doors = peer_of(request.scope).doors
-        door = _door_of(request.method, request.path, doors)
+        door = _door_of(request.path, doors)
         if door in DOORS and door not in doors:
             raise NotFound(f"this listener has no door {door!r}")
 
@@ -210,18 +205,17 @@ def build(
         None if node.replicas is None else Soon(files, node.replicas, requests),
         requests,
         traffic,
-        meter,
     )
 
 
-def _door_of(method: str, path: str, doors: frozenset[str], agent: str = "") -> str:
+def _door_of(path: str, doors: frozenset[str], agent: str = "") -> str:
     """Give the door that a request belongs to; `health`, `front` and `other` are at every listener.
 
     Where a listener has metrics alone they are a door of their own, else part of `admin`. Where the Hub is the only
     door it has every other path: clients get the listener itself as HF_ENDPOINT. Ollama's paths are those of the
     registry, so where both doors are the client's User-Agent tells.
     """
-    door = _usual_door_of(method, path)
+    door = _usual_door_of(path)
     if door == "registry" and "ollama" in doors and (door not in doors or agent.startswith(AGENT)):
         return "ollama"
     if METRICS in doors and path == "/metrics":
@@ -233,9 +227,9 @@ def _agent_of(scope: Any) -> str:
     return next((value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"user-agent"), "")
 
 
-def _usual_door_of(method: str, path: str) -> str:
+def _usual_door_of(path: str) -> str:
     if path == STATUS_PATH or PATH.fullmatch(path) is not None:
         return "files"
     door = _DOOR_BY_FIRST_PART.get(path.removeprefix("/").partition("/")[0], "other")
-    # A file that is stored under any other name belongs to the door that refuses it.
-    return "files" if door == "other" and method in STORING and path.count("/") == 1 else door
+    # As for Stor, whatever is one name is that of a file; the door refuses those that cannot be.
+    return "files" if door == "other" and path.count("/") == 1 else door

@@ -274,7 +274,7 @@ async def test_other_methods_and_paths_are_problems(served: Served) -> None:
     assert answer.status_code == 405
     assert "GET" in answer.headers["allow"]
     assert (await served.client.get("/nothing")).status_code == 404
-    assert (await served.client.get("/nothing")).headers["content-type"] == "application/problem+json"
+    assert (await served.client.get("/nothing/here")).headers["content-type"] == "application/problem+json"
 
 
 async def test_list_is_paged(served: Served, far: FarEnd) -> None:

@@ -88,7 +88,10 @@ async def test_name_that_is_no_hash_is_refused_before_the_caller_is_looked_at(se
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "<" not in answer.text
-        assert (await served.client.get(f"/{name}")).status_code == 404
+    for method, status in (("GET", 404), ("HEAD", 404), ("DELETE", 412), ("PATCH", 405)):
+        answer = await served.client.request(method, f"/{name}")
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
+        assert "<" not in answer.text
 
 
 @pytest.mark.parametrize(

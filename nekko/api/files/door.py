@@ -32,7 +32,7 @@ from nekko.api.files.body import body_of
 from nekko.api.files.meter import Meter
 from nekko.api.files.refusals import refusal_of
 from nekko.config.settings import Settings
-from nekko.errors import NekkoError, UpstreamError
+from nekko.errors import NameInvalidError, NekkoError, UpstreamError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
 from nekko.store.incoming import Keeper
@@ -86,6 +86,9 @@ class FileDoor:
         except NekkoError as error:
             self.meter.refused(error, is_storing=is_storing)
             status, headers = refusal_of(error)
+            if isinstance(error, NameInvalidError) and scope["method"] in READING:  # it need not mean a file
+                await send_plain(send, 404, f"there is nothing at this path, / lists what there is; {error}")
+                return
             await send_plain(send, status, str(error), headers)
 
     async def _fetch(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:

@@ -39,11 +39,6 @@ class Meter:
             self._statsd.time("lookup.time", lookup.seconds)
             self._statsd.count(f"lookup.attempt.{lookup.tried}.count")
 
-    def malformed(self) -> None:
-        """Count a request for a file whose name is no hash."""
-        self.asked(is_storing=False)
-        self._statsd.count("error.get.malformed_sha.count")
-
     def not_in_objects(self) -> None:
         """Count a file that the object store does not have."""
         self._statsd.count("error.get.not_found_hcp.count")
@@ -61,7 +56,8 @@ class Meter:
         if isinstance(error, errors.AccessDeniedError):
             return
         if not is_storing:
-            self._statsd.count("error.get.500.count")
+            name = "malformed_sha" if isinstance(error, errors.NameInvalidError) else "500"
+            self._statsd.count(f"error.get.{name}.count")
             return
         name = next((name for kind, name in _STORING.items() if isinstance(error, kind)), "unknown")
         self._statsd.count(f"error.post.{name}.count")
