@@ -19,7 +19,8 @@ from nekko.config.settings import Settings
 from nekko.reload import Reload, keep_current
 from nekko.server.listeners import Listener, close_all, open_listeners
 from nekko.server.serve import serve
-from nekko.server.simple import AtOnce, Soon
+from nekko.server.simple import AtOnce
+from nekko.server.soon import Soon
 from nekko.server.systemd import Notifier
 from nekko.server.tls import server_tls
 

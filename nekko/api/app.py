@@ -64,7 +64,7 @@ class Application:
         streams: Mapping[tuple[str, str], Asgi],
         quart: QuartTrio,
         at_once: AtOnce,
-        soon: Soon | None,
+        soon: Soon,
         requests: RequestLog,
         traffic: Traffic,
     ) -> None:
@@ -202,7 +202,7 @@ def build(
         streams,
         quart,
         AtOnce(node.store, node.pulls, registry.at_once, counters, meter, node.announcements, settings),
-        None if node.replicas is None else Soon(files, node.replicas, requests),
+        Soon(files, requests),
         requests,
         traffic,
     )

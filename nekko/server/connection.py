@@ -23,8 +23,10 @@ from hypercorn.utils import parse_socket_addr
 from nekko.api.peer import SENDFILE_KEY, STATE_KEY, Peer
 from nekko.server.http1 import Answers, Http1, ServerConfig
 from nekko.server.listeners import Listener
-from nekko.server.simple import AtOnce, AtOnceAnswer, SimpleRequest, SimpleUpload, Soon, parse_simple, parse_upload
+from nekko.server.simple import AtOnce, AtOnceAnswer, SimpleRequest, parse_simple, parse_upload
+from nekko.server.soon import Soon
 from nekko.server.stream import SteadyStream
+from nekko.server.upload import Upload
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,6 @@ BODY_READ_BYTES = 512 << 10
 DEADLINE_STEP = 0.05
 """Share of `keep_alive_timeout` by which the deadline of an idle connection may be behind: moving it at each of many
 small answers would take a tenth of their time."""
-BODY_SECONDS = 1.0
-"""A small body that takes longer to arrive is left to the protocol."""
 LINGER_SECONDS = 2.0
 """How long a peer that is still sending, although it has its answer, may take to notice."""
 
@@ -143,38 +143,33 @@ class Connection:
             if answer is not None:
                 await self._send_answer(answer, has_body=request.method != "HEAD")
                 return b""
-        elif self._service.soon is not None and (upload := parse_upload(raw)) is not None:
-            return await self._take_upload(self._service.soon, upload, bytearray(raw))
+        elif self._service.soon is not None and (head := parse_upload(raw)) is not None:
+            stall_seconds = self._service.send_timeout_seconds
+            return await self._take_upload(
+                self._service.soon, Upload(head, raw, self._stream, self._send_now, stall_seconds=stall_seconds)
+            )
         return raw
 
-    async def _take_upload(self, soon: Soon, upload: SimpleUpload, received: bytearray) -> bytes:
-        async def body() -> bytes | None:
-            if upload.is_waiting and len(received) == upload.head_bytes:
-                await self._send_now(b"HTTP/1.1 100 \r\n\r\n")
-            end = upload.head_bytes + upload.size
-            with trio.move_on_after(BODY_SECONDS):
-                while len(received) < end and (data := await self._stream.receive_some(READ_BYTES)):
-                    received.extend(data)
-            return bytes(received[upload.head_bytes :]) if len(received) == end else None
-
+    async def _take_upload(self, soon: Soon, upload: Upload) -> bytes:
         self._begin_answer()
-        answer = await soon.store(
-            upload.method, upload.target, upload.size, upload.authorization, self._state[STATE_KEY], body,
-            is_waiting=upload.is_waiting,
-        )  # fmt: skip
+        answer = await soon.store(upload, self._state[STATE_KEY])
         if answer is None:
-            return bytes(received)
-        await self._send_answer(answer)
+            return bytes(upload.received)
+        is_last = upload.missing > 0
+        await self._send_answer(answer, is_last=is_last)
+        if is_last:
+            await self._linger()
         return b""
 
     def _begin_answer(self) -> None:
         self._owes_request = False
         self._reading.deadline = math.inf
 
-    async def _send_answer(self, answer: AtOnceAnswer, *, has_body: bool = True) -> None:
+    async def _send_answer(self, answer: AtOnceAnswer, *, has_body: bool = True, is_last: bool = False) -> None:
         body = answer.body if has_body else b""
         status = b"HTTP/1.1 %d \r\n" % answer.status
-        data = b"".join((status, answer.head, self._service.config.last_lines(), body))
+        ending = b"connection: close\r\n" if is_last else b""
+        data = b"".join((status, answer.head, ending, self._service.config.last_lines(), body))
         await self._send_now(data)
         self._expect_request()
 
@@ -249,14 +244,19 @@ class Connection:
         elif self._protocol.connection.their_state not in (h11.SEND_BODY, h11.ERROR):
             self._reading.cancel()
         else:
-            # Closing with bytes unread would reset the connection, and the peer could lose the answer: let it read
-            # the end of the stream first. Source: RFC 9112, 9.6.
-            self._is_draining = True
-            self._reading.deadline = trio.current_time() + LINGER_SECONDS
-            try:
-                await self._plain.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._break_off()
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Let the peer read the end of the stream before the connection is closed. Source: RFC 9112, 9.6.
+
+        Closing with bytes unread would reset the connection, and the peer could lose the answer.
+        """
+        self._is_draining = True
+        self._reading.deadline = trio.current_time() + LINGER_SECONDS
+        try:
+            await self._plain.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._break_off()
 
     def _is_between_answers(self) -> bool:
         return self._protocol.connection.our_state in (h11.IDLE, h11.DONE, h11.MUST_CLOSE)

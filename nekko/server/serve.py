@@ -13,7 +13,8 @@ from nekko.config.settings import Settings
 from nekko.server.connection import Connection, Service
 from nekko.server.http1 import ServerConfig
 from nekko.server.listeners import Listener, close_all
-from nekko.server.simple import AtOnce, Soon
+from nekko.server.simple import AtOnce
+from nekko.server.soon import Soon
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
 """Requests so simple that they can be answered before any framework sees them. No I/O.
 
 Simple is one whole GET or HEAD of HTTP/1.1, read in one piece, that asks neither for a part nor under a condition, has
-no body, and wants nothing of the connection; or the head of a POST or PUT like that with a small body, of which no more
-has arrived than belongs to it. Whatever else arrives is the framework's to judge, also what is wrong: nothing is
-refused here.
+no body, and wants nothing of the connection; or the head of a POST or PUT like that with a body of known length, and
+no more behind it than belongs to that. Whatever else arrives is the framework's to judge, also what is wrong: nothing
+is refused here.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +28,8 @@ _DECISIVE = frozenset([
 """Headers that may change the answer, or what becomes of the connection."""
 _OF_UPLOADS = frozenset([b"authorization", b"content-length", b"expect"])
 """Those of them that an upload may have and be simple."""
-MAX_UPLOAD_BYTES = 64 << 10
-"""A larger body is worth the framework."""
+_MAX_DIGITS = 18
+"""Of a length: beyond it there is no disk."""
 _OLLAMA = b"ollama/"
 """The one User-Agent that does: Ollama's requests have the paths of others, and mean something else."""
 
@@ -70,29 +70,6 @@ class SimpleUpload:
     head_bytes: int
 
 
-class Soon(Protocol):
-    """Answers of an application that take a moment, but no framework; None where they take more than that.
-
-    They raise nothing but what `body` raises.
-    """
-
-    async def fetch(self, method: str, target: str, peer: Peer) -> AtOnceAnswer | None:
-        """Answer a simple request that was not answered at once."""
-
-    async def store(
-        self,
-        method: str,
-        target: str,
-        size: int,
-        authorization: str,
-        peer: Peer,
-        body: Callable[[], Awaitable[bytes | None]],
-        *,
-        is_waiting: bool,
-    ) -> AtOnceAnswer | None:
-        """Answer a simple upload; `body` has the peer send its bytes, and gives them, None if they do not come."""
-
-
 def parse_simple(raw: bytes) -> SimpleRequest | None:
     """Read the bytes of one request, None if they are anything but one whole simple one."""
     if len(raw) > MAX_BYTES or (match := _HEAD.fullmatch(raw)) is None:
@@ -111,10 +88,10 @@ def parse_upload(raw: bytes) -> SimpleUpload | None:
     if headers is None or not _DECISIVE.isdisjoint(headers.keys() - _OF_UPLOADS):
         return None
     length, expected = headers.get(b"content-length", b""), headers.get(b"expect", b"").lower()
-    if not length.isdigit() or len(length) > len(str(MAX_UPLOAD_BYTES)) or expected not in (b"", b"100-continue"):
+    if not length.isdigit() or len(length) > _MAX_DIGITS or expected not in (b"", b"100-continue"):
         return None
     size, head_bytes = int(length), match.end()
-    if not len(raw) - head_bytes <= size <= MAX_UPLOAD_BYTES:
+    if len(raw) - head_bytes > size:
         return None
     if headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
         return None

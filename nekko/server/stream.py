@@ -125,6 +125,17 @@ class SteadyStream(trio.abc.HalfCloseableStream):
         """Receive what is there; for as long as that takes."""
         return await self._stream.receive_some(max_bytes)
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive what is there into a buffer; for as long as that takes. 0: the peer sends no more.
+
+        Raises:
+            BrokenResourceError: The connection broke.
+        """
+        try:
+            return await self._stream.socket.recv_into(buffer)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
     async def send_eof(self) -> None:
         """Close the sending half."""
         await self._stream.send_eof()

@@ -10,7 +10,8 @@ from nekko.oci.digest import Digest
 BATCH_BYTES = 2 << 20
 """Hashed and written in one go by a thread: enough that the hop to it does not count."""
 
-Chunks = AsyncGenerator[bytes, None]
+Chunks = AsyncGenerator[bytes, None] | AsyncGenerator[memoryview, None]
+"""One that is large enough to be worth a thread stays as it is until the one after the next is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ async def in_batches(chunks: Chunks) -> AsyncGenerator[memoryview, None]:
     """Join chunks to pieces that are worth a thread."""
     batch = bytearray()
     async for chunk in chunks:
+        if not batch and len(chunk) >= BATCH_BYTES:
+            yield memoryview(chunk)
+            continue
         batch += chunk
         if len(batch) >= BATCH_BYTES:
             yield memoryview(batch)

@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nekko.announcements.announcements import Announcements
@@ -35,13 +33,14 @@ from nekko.config.settings import Settings
 from nekko.errors import NameInvalidError, NekkoError, UpstreamError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
-from nekko.store.incoming import Keeper
+from nekko.store.incoming import Keeper, Stored
 from nekko.transfer.behind import WriteBehind
 from nekko.transfer.tier import Tier
 
 log = logging.getLogger(__name__)
 
 STATUS_PATH = "/status"
+JSON = (b"content-type", b"application/json")
 READING, STORING = ("GET", "HEAD"), ("POST", "PUT")
 METHODS = (*READING, *STORING, "DELETE")
 
@@ -174,24 +173,23 @@ class FileDoor:
     async def _store(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         digest = digest_in(scope["path"])
         await self.access.may_upload(scope)
-        paths, status = await self.keeper.held(digest), 200
-        if not paths:
+        stored = Stored(await self.keeper.held(digest), is_new=False)
+        if not stored.paths:
             body = body_of(scope, receive, self.settings)
             body.check()
             stored = await self.keeper.store(digest, body.size, body.chunks())
-            paths, status = stored.paths, 201 if stored.is_new else 200
+        told = await self.settle(digest, stored)
+        await send_whole(send, 201 if stored.is_new else 200, told, [JSON])
+
+    async def settle(self, digest: Digest, stored: Stored) -> bytes:
+        """Do what is to be done for a file that is stored now; give the body of the answer."""
         if self.behind is not None:
             await self.behind.owe(digest)
-        self.meter.stored(is_new=status == 201)
-        await send_whole(send, status, told_places(paths), [(b"content-type", b"application/json")])
+        self.meter.stored(is_new=stored.is_new)
+        return json.dumps([str(path) for path in stored.paths]).encode() + b"\n"
 
     async def _remove(self, scope: dict[str, Any], send: Send) -> None:
         digest = digest_in(scope["path"])
         self.access.may_change(scope)
         await self.keeper.remove(digest)
         await send_whole(send, 204, b"", [])
-
-
-def told_places(paths: Iterable[Path]) -> bytes:
-    """Write the places of a file, as an upload is answered."""
-    return json.dumps([str(path) for path in paths]).encode() + b"\n"

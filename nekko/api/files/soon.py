@@ -1,45 +1,78 @@
-"""Small files of storagePairs, stored and fetched before any framework sees the request.
+"""Files stored and fetched before any framework sees the request.
 
-Where many come at the same time, the framework costs more than the disks. What is small and goes well is answered here,
-with the statuses, headers and bodies of `door`; whatever is not is left to that (`nekko.server.simple.Soon`).
+Where many small files come at the same time, the framework costs more than the disks; and a large one is received here
+straight into the place that it is written from. What goes well is answered here, with the statuses, headers and bodies
+of `door`; whatever does not, before a byte of a body was taken, is left to that (`nekko.server.soon`).
 """
 
+import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 from nekko.api.at_once import Answer, lines
-from nekko.api.blobs import PATH, Head, digest_in
-from nekko.api.files.door import FileDoor, told_places
+from nekko.api.blobs import PATH, Head, digest_in, send_plain, send_whole
+from nekko.api.files.door import JSON, FileDoor
+from nekko.api.files.refusals import refusal_of
 from nekko.api.peer import STATE_KEY, Peer
 from nekko.api.request_log import RequestLog
 from nekko.errors import NekkoError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
+from nekko.replicas.small import SMALL_BYTES
+from nekko.store.incoming import Stored
+
+log = logging.getLogger(__name__)
 
 _FAULTS = (NekkoError, OSError, sqlite3.Error)
-"""The longer way meets them too, and tells them."""
+"""Before a body was begun, the longer way meets them too, and tells them."""
+
+
+class UploadHead(Protocol):
+    """What the head of an upload says; `is_waiting` for `100 Continue`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def authorization(self) -> str: ...
+    @property
+    def is_waiting(self) -> bool: ...
+
+
+class Upload(Protocol):
+    """An upload, as the server gives it; see `nekko.server.upload`."""
+
+    has_begun: bool
+
+    @property
+    def head(self) -> UploadHead: ...
+    async def whole(self) -> bytes | None: ...
+    def pieces(self) -> AsyncGenerator[memoryview, None]: ...
 
 
 class Soon:
-    """Answers what is small for a `FileDoor`."""
+    """Answers for a `FileDoor` what goes well."""
 
-    def __init__(self, door: FileDoor, replicas: Replicas, requests: RequestLog) -> None:
+    def __init__(self, door: FileDoor, requests: RequestLog) -> None:
         self._door = door
-        self._replicas = replicas
         self._requests = requests
-        before, _, _ = ",".join(door.settings.file_sources).partition("pairs")
-        self._is_read_here = before in ("", "layout,") and not door.settings.read_auth
+        before, pairs, _ = ",".join(door.settings.file_sources).partition("pairs")
+        self._reads_pairs = bool(pairs) and before in ("", "layout,") and not door.settings.read_auth
         self._is_layout_first = bool(before)
-        self._max_bytes = door.settings.max_upload_bytes
 
     async def fetch(self, method: str, target: str, peer: Peer) -> Answer | None:
-        """Answer a GET or HEAD."""
-        if not self._is_read_here or not _is_for_files(target, peer):
+        """Answer a GET or HEAD of a small file of storagePairs."""
+        replicas = self._door.replicas
+        if replicas is None or not self._reads_pairs or not _is_for_files(target, peer):
             return None
         started = time.monotonic()
         try:
-            answer = await self._fetch(digest_in(target), started)
+            answer = await self._fetch(replicas, digest_in(target), started)
         except _FAULTS:
             return None
         if answer is not None:
@@ -49,36 +82,24 @@ class Soon:
                 self._requests.note_sent("files", len(answer.body))
         return answer
 
-    async def store(
-        self,
-        method: str,
-        target: str,
-        size: int,
-        authorization: str,
-        peer: Peer,
-        body: Callable[[], Awaitable[bytes | None]],
-        *,
-        is_waiting: bool,
-    ) -> Answer | None:
-        """Answer a POST or PUT of `size` bytes, which come when `body` is called; `is_waiting`: not before that."""
-        if not _is_for_files(target, peer) or (self._max_bytes is not None and size > self._max_bytes):
+    async def store(self, upload: Upload, peer: Peer) -> Answer | None:
+        """Answer a POST or PUT: of a small file to storagePairs, or of a large one."""
+        head, limit = upload.head, self._door.settings.max_upload_bytes
+        if not _is_for_files(head.target, peer) or (limit is not None and head.size > limit):
             return None
         started = time.monotonic()
-        headers = [(b"authorization", authorization.encode("latin-1"))] if authorization else []
-        try:
-            answer = await self._store(digest_in(target), size, headers, peer, body, is_waiting=is_waiting)
-        except _FAULTS:
-            return None
+        answer = await self._store(upload, peer)
         if answer is not None:
-            self._requests.note("files", peer, method, target, answer.status, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._requests.note("files", peer, head.method, head.target, answer.status, seconds)
         return answer
 
-    async def _fetch(self, digest: Digest, started: float) -> Answer | None:
+    async def _fetch(self, replicas: Replicas, digest: Digest, started: float) -> Answer | None:
         door = self._door
         if self._is_layout_first and not door.blobs.has_nothing(digest):
             return None
         asked = time.monotonic()
-        file = await self._replicas.read_small(digest)
+        file = await replicas.read_small(digest)
         if file is None:
             return None
         now = time.monotonic()
@@ -89,31 +110,58 @@ class Soon:
         length = (b"content-length", b"%d" % len(file.body))
         return Answer(lines([*Head.of(digest, file.modified).lines(), length]), file.body)
 
-    async def _store(
-        self,
-        digest: Digest,
-        size: int,
-        headers: list[tuple[bytes, bytes]],
-        peer: Peer,
-        body: Callable[[], Awaitable[bytes | None]],
-        *,
-        is_waiting: bool,
-    ) -> Answer | None:
-        door = self._door
-        await door.access.may_upload({"headers": headers, "state": {STATE_KEY: peer}})
-        if is_waiting and not await self._replicas.may_take_small(digest, size):
-            return None  # refused, or said to be here, before the client sends a byte
-        content = await body()
-        paths = None if content is None else await self._replicas.store_small(digest, content)
-        if paths is None:
+    async def _store(self, upload: Upload, peer: Peer) -> Answer | None:
+        door, collected = self._door, _Collected()
+        authorization = upload.head.authorization.encode("latin-1")
+        headers = [(b"authorization", authorization)] if authorization else []
+        try:
+            digest = digest_in(upload.head.target)
+            await door.access.may_upload({"headers": headers, "state": {STATE_KEY: peer}})
+            stored = await self._take(digest, upload)
+            if stored is None:
+                return None
+            door.meter.asked(is_storing=True)
+            told = await door.settle(digest, stored)
+            await send_whole(collected, 201 if stored.is_new else 200, told, [JSON])
+        except _FAULTS as error:
+            if not upload.has_begun:
+                return None
+            door.meter.asked(is_storing=True)
+            if isinstance(error, NekkoError):
+                door.meter.refused(error, is_storing=True)
+                status, refused = refusal_of(error)
+                await send_plain(collected, status, str(error), refused)
+            else:
+                log.error("unexpected error in an upload", exc_info=error)
+                await send_plain(collected, 500, "internal error; the daemon's log says more")
+        return collected.answer()
+
+    async def _take(self, digest: Digest, upload: Upload) -> Stored | None:
+        """Have a file stored that is not here yet; None: it was not, and nothing of its body is gone."""
+        replicas, keeper, head = self._door.replicas, self._door.keeper, upload.head
+        if head.size > SMALL_BYTES:
+            return None if await keeper.held(digest) else await keeper.store(digest, head.size, upload.pieces())
+        if replicas is None or (head.is_waiting and not await replicas.may_take_small(digest, head.size)):
             return None
-        if door.behind is not None:
-            await door.behind.owe(digest)
-        door.meter.asked(is_storing=True)
-        door.meter.stored(is_new=True)
-        told = told_places(paths)
-        head = [(b"content-length", b"%d" % len(told)), (b"content-type", b"application/json")]
-        return Answer(lines(head), told, 201)
+        body = await upload.whole()
+        paths = None if body is None else await replicas.store_small(digest, body)
+        return None if paths is None else Stored(paths, is_new=True)
+
+
+class _Collected:
+    """Takes what would be sent, to make one answer of it."""
+
+    def __init__(self) -> None:
+        self._status, self._head, self._body = 0, b"", b""
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status, self._head = message["status"], lines(message["headers"])
+        else:
+            self._body += message["body"]
+
+    def answer(self) -> Answer:
+        return Answer(self._head, self._body, self._status)
 
 
 def _is_for_files(target: str, peer: Peer) -> bool:

@@ -9,7 +9,8 @@ import trio
 from nekko.config.settings import Settings
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
-from nekko.server.simple import AtOnce, Soon
+from nekko.server.simple import AtOnce
+from nekko.server.soon import Soon
 from nekko.server.tls import ServerTls
 from tests.unit.server.serving import QUICK, App, Server, Start
 

@@ -11,7 +11,8 @@ import trio
 
 from nekko.config.settings import Settings
 from nekko.server.listeners import Listener
-from nekko.server.simple import AtOnce, Soon
+from nekko.server.simple import AtOnce
+from nekko.server.soon import Soon
 from nekko.server.tls import ServerTls
 
 Scope = dict[str, Any]

@@ -1,16 +1,19 @@
 """Answers that take a moment: simple requests and small uploads, past the protocol or handed on to it whole."""
 
+import hashlib
+import random
 import select
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nekko.api.peer import Peer
-from nekko.server.simple import MAX_UPLOAD_BYTES
-from tests.unit.server.serving import Receive, Scope, Send, Start, read_all, respond
+from nekko.errors import BodyCutError
+from nekko.server.upload import PIECE_BYTES, Upload
+from tests.unit.server.serving import PATIENT, Receive, Scope, Send, Start, read_all, respond
 
 HEAD = b"PUT /soon HTTP/1.1\r\nHost: node\r\nContent-Length: 5\r\n\r\n"
 WAITING = HEAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
@@ -46,21 +49,35 @@ class Fast:
 
     may_ask: trio.Event = field(default_factory=trio.Event)
     has_begun: trio.Event = field(default_factory=trio.Event)
+    limit: int = 1 << 40
+    cuts: list[str] = field(default_factory=list)
 
     async def fetch(self, method: str, target: str, peer: Peer) -> Given | None:
         await trio.lowlevel.checkpoint()
         return Given(b"fetched", 200) if target == "/soon" else None
 
-    async def store(
-        self, method: str, target: str, size: int, authorization: str, peer: Peer,
-        body: Callable[[], Awaitable[bytes | None]], *, is_waiting: bool,
-    ) -> Given | None:  # fmt: skip
+    async def store(self, upload: Upload, peer: Peer) -> Given | None:
         self.has_begun.set()
         await self.may_ask.wait()
-        if target == "/refused":
+        if upload.head.target == "/soon":
+            content = await upload.whole()
+            return None if content is None else Given(b"soon:" + content)
+        if upload.head.target == "/refused":
+            return Given(b"no", 412)
+        if upload.head.target != "/large":
             return None
-        content = await body()
-        return Given(b"soon:" + content) if content is not None and target == "/soon" else None
+        hashed, count = hashlib.sha256(), 0
+        try:
+            async with aclosing(upload.pieces()) as pieces:
+                async for piece in pieces:
+                    hashed.update(piece)
+                    count += len(piece)
+                    if count > self.limit:
+                        return Given(b"too large", 507)
+        except BodyCutError as error:
+            self.cuts.append(str(error))
+            return Given(b"cut", 408)
+        return Given(hashed.hexdigest().encode())
 
 
 def ready() -> Fast:
@@ -72,7 +89,7 @@ def ready() -> Fast:
 async def test_requests_go_either_way_on_one_connection(start: Start) -> None:
     client = await (await start(echo, at_once=never, soon=ready())).connect()
     asked = [("/soon", "GET", b""), ("/other", "GET", b""), ("/soon", "PUT", b"x"), ("/other", "POST", b"y"),
-             ("/soon", "POST", b""), ("/refused", "PUT", b"z"), ("/soon", "PUT", b"x" * MAX_UPLOAD_BYTES)]  # fmt: skip
+             ("/soon", "POST", b""), ("/left", "PUT", b"z"), ("/soon", "PUT", b"x" * 65536)]  # fmt: skip
     answers = [await client.ask(path, method, body) for path, method, body in asked]
     assert [(answer.status, answer.body[:10]) for answer in answers] == [
         (200, b"fetched"), (200, b"app:"), (201, b"soon:x"), (200, b"app:y"), (200, b"app:"), (200, b"app:z"), (201, b"soon:xxxxx"),
@@ -163,3 +180,45 @@ async def test_upload_that_is_being_answered_is_waited_for_at_the_stop(start: St
     fast.may_ask.set()
     assert (await read_all(client.stream)).endswith(b"soon:hello")
     await server.ended.wait()
+
+
+@pytest.mark.parametrize("size", [1, 70_000, PIECE_BYTES, 2 * PIECE_BYTES + 70_001])
+async def test_large_body_comes_in_pieces_and_the_connection_is_kept(start: Start, size: int) -> None:
+    client = await (await start(echo, at_once=never, soon=ready())).connect()
+    content = random.Random(size).randbytes(size)
+    for _ in range(2):
+        answer = await client.ask("/large", "PUT", content)
+        assert (answer.status, answer.body.decode()) == (201, hashlib.sha256(content).hexdigest())
+    assert (await client.ask("/soon")).body == b"fetched"
+
+
+async def test_large_body_that_is_refused_midway_ends_the_connection(start: Start) -> None:
+    server = await start(echo, PATIENT, at_once=never, soon=replace(ready(), limit=100_000))
+    client = await server.connect()
+    with trio.fail_after(30):
+        answer = await client.ask("/large", "PUT", bytes(8 * PIECE_BYTES))
+    assert (answer.status, answer.body, answer.headers["connection"]) == (507, b"too large", "close")
+
+
+async def test_upload_that_is_refused_before_its_body_ends_the_connection(start: Start) -> None:
+    client = await (await start(echo, PATIENT, at_once=never, soon=ready())).connect()
+    await client.stream.send_all(HEAD.replace(b"/soon", b"/refused"))
+    with trio.fail_after(30):
+        received = await read_all(client.stream)
+    assert received.startswith(b"HTTP/1.1 412 ")
+    assert b"connection: close\r\n" in received
+
+
+@pytest.mark.parametrize("is_stalled", [True, False])
+async def test_large_body_that_does_not_come_to_its_end(start: Start, is_stalled: bool) -> None:
+    fast = ready()
+    client = await (await start(echo, replace(PATIENT, send_timeout_seconds=0.2), at_once=never, soon=fast)).connect()
+    await client.stream.send_all(b"PUT /large HTTP/1.1\r\nHost: node\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1000)
+    if not is_stalled:
+        await client.stream.send_eof()
+    with trio.fail_after(30):
+        received = await read_all(client.stream)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert fast.cuts == [
+        "no byte of the body arrived for 0.2 seconds" if is_stalled else "the body was cut after 1000 bytes"
+    ]
