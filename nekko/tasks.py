@@ -6,6 +6,7 @@ together, the first error is what went wrong, and the others follow from it.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from socket import SHUT_RDWR, SOCK_STREAM, fromfd, socket
 from typing import Generic, TypeVar, TypeVarTuple
 
 import trio
@@ -74,6 +75,43 @@ async def take_each(items: AsyncGenerator[T, None], take: Callable[[T], Awaitabl
             tasks.start_soon(take, item)
             following = await anext(items, None)
         item = following
+
+
+async def receive_in_thread(
+    sock: trio.socket.SocketType, receive: Callable[[socket], None], *, threads: trio.CapacityLimiter
+) -> None:
+    """Have a worker thread receive from a connection, which nobody else does meanwhile.
+
+    The thread's duplicate of the socket ends with it. Shutting that down makes a receive that waits return, so
+    cancellation takes effect at once; the connection cannot be used again then.
+    """
+    duplicate = fromfd(sock.fileno(), sock.family, SOCK_STREAM)
+
+    async def break_off_at_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not is_over:
+                _shut_down(duplicate)
+
+    is_over = False
+    try:
+        async with open_tasks() as tasks:
+            tasks.start_soon(break_off_at_end)
+            try:
+                await trio.to_thread.run_sync(receive, duplicate, limiter=threads)
+            finally:
+                is_over = True  # also where it raised: the connection may be of use yet
+            tasks.cancel_scope.cancel()
+    finally:
+        duplicate.close()
+
+
+def _shut_down(sock: socket) -> None:
+    try:
+        sock.shutdown(SHUT_RDWR)
+    except OSError:  # the far end was faster: that is what was wanted
+        return
 
 
 class Gathered(Generic[T, R]):

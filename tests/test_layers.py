@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"oci", "errors", "cattrs", "yaml"},
     "lock": {"errors"},
     "tasks": {"trio"},
-    "store": {"lock", "oci", "errors", "trio"},
+    "store": {"lock", "oci", "errors", "tasks", "trio"},
     "images": {"lock", "oci", "errors", "trio"},
     "upstream": {"config", "oci", "sources", "errors", "tasks", "trio", "httpx", "httpcore", "h11"},
     "replicas": {"config", "store", "oci", "errors", "tasks", "trio"},
@@ -67,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
         "yaml",
     },
     "process": {"api.access", "config", "reload", "server", "errors", "trio", "hypercorn"},
-    "server": {"api.peer", "config", "errors", "trio", "hypercorn", "h11"},
+    "server": {"api.peer", "config", "errors", "tasks", "trio", "hypercorn", "h11"},
 }
 """The rooms, and what each may import besides itself and the standard library. `cli`, `daemon`: everything."""
 PURE = ("oci", "sources", "views")

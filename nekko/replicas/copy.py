@@ -52,11 +52,6 @@ class NewCopy:
             os.posix_fadvise(self._file, self._flushed, self._written - self._flushed, os.POSIX_FADV_DONTNEED)
             self._flushed = self._written
 
-    def write_last(self, batch: memoryview) -> None:
-        """Write what comes last, and force all to disk."""
-        self.write(batch)
-        self.force()
-
     def force(self) -> None:
         """Force its bytes to disk."""
         os.fsync(self._file)

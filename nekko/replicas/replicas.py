@@ -4,8 +4,8 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,8 @@ from nekko.replicas.writing import Writing
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.identity import Identity, identity_of
-from nekko.store.incoming import BATCH_BYTES, Chunks, Stored, in_batches
+from nekko.store.incoming import BATCH_BYTES, Chunked, Incoming, Stored
 from nekko.store.locks import Locks
-from nekko.tasks import take_each
 
 log = logging.getLogger(__name__)
 
@@ -215,12 +214,12 @@ class Replicas:
         async with self._locks.hold(str(digest)):
             return await self._held(digest)
 
-    async def store(self, digest: Digest, size: int | None, chunks: Chunks) -> Stored:
+    async def store(self, digest: Digest, size: int | None, incoming: Incoming) -> Stored:
         """Take a file onto every storage of one tuple; see `Keeper`."""
-        async with aclosing(chunks), self._locks.hold(str(digest)):
+        async with self._locks.hold(str(digest)):
             if paths := await self._held(digest):  # the upload that this one waited for has brought it
                 return Stored(paths, is_new=False)
-            paths = await self._receive(digest, size, chunks)
+            paths = await self._receive(digest, size, incoming)
             await self._lost.discard(digest)
             self._counts["stored"] += 1
             return Stored(paths, is_new=True)
@@ -362,24 +361,17 @@ class Replicas:
             return tuple(path for storage in storages.storages if (path := storage.path(digest)).is_file())
         return ()
 
-    async def _receive(self, digest: Digest, size: int | None, chunks: Chunks) -> tuple[Path, ...]:
+    async def _receive(self, digest: Digest, size: int | None, incoming: Incoming) -> tuple[Path, ...]:
         async with self._room.reserve(size) as reservation:
+
+            def write(batch: memoryview) -> None:
+                if not reservation.is_size_known:
+                    self._room.check(reservation)
+                writing.write(batch)
+
             try:
-                async with (
-                    self._writing(reservation.storages.storages, digest) as writing,
-                    aclosing(in_batches(chunks)) as batches,
-                ):
-                    received = 0
-
-                    async def write(batch: memoryview) -> None:
-                        nonlocal received
-                        if not reservation.is_size_known:
-                            await self._room.check(reservation)
-                        received += len(batch)
-                        await writing.write(batch, is_last=received == size)
-                        reservation.spend(len(batch))
-
-                    await take_each(batches, write)
+                async with self._writing(reservation.storages.storages, digest) as writing:
+                    await incoming.drain(write, reservation.spend)
                     return self._remember(await writing.publish())
             except OSError as error:
                 raise _told(error, reservation.storages) from error
@@ -390,12 +382,8 @@ class Replicas:
         chunks = await self._lost.chunks(digest, storages) if usable else None
         if chunks is None:
             return ()
-        async with (
-            aclosing(chunks),
-            self._writing(usable, digest) as writing,
-            aclosing(in_batches(chunks)) as batches,
-        ):
-            await take_each(batches, writing.write)
+        async with self._writing(usable, digest) as writing:
+            await Chunked(chunks, self._threads).drain(writing.write, lambda _: None)
             self._remember(await writing.publish())
         await self._lost.discard(digest, storages)
         self._count_restored(digest, usable, " from the object store")
@@ -407,13 +395,14 @@ class Replicas:
 
     async def _copy(self, descriptor: int, storages: Sequence[Storage], digest: Digest) -> None:
         async with self._writing(storages, digest) as writing:
-            offset = 0
-            while batch := await trio.to_thread.run_sync(
-                os.pread, descriptor, BATCH_BYTES, offset, limiter=self._threads
-            ):
-                await writing.write(memoryview(batch))
-                offset += len(batch)
+            await Chunked(self._read(descriptor), self._threads).drain(writing.write, lambda _: None)
             self._remember(await writing.publish())
+
+    async def _read(self, descriptor: int) -> AsyncGenerator[bytes, None]:
+        offset = 0
+        while batch := await trio.to_thread.run_sync(os.pread, descriptor, BATCH_BYTES, offset, limiter=self._threads):
+            yield batch
+            offset += len(batch)
 
     @asynccontextmanager
     async def _writing(self, storages: Sequence[Storage], digest: Digest) -> AsyncIterator[Writing]:

@@ -71,14 +71,13 @@ class Room:
         finally:
             reservation.end()
 
-    async def check(self, reservation: Reservation) -> None:
-        """Look whether there still is room for a file whose size is not known.
+    def check(self, reservation: Reservation) -> None:
+        """Look whether there still is room for a file whose size is not known. Blocks.
 
         Raises:
             NoStorageError: There is none.
         """
-        left = await trio.to_thread.run_sync(self._room_of, reservation.storages, limiter=self._threads)
-        if left <= 0:
+        if self._room_of(reservation.storages) <= 0:
             raise NoStorageError(f"{reservation.storages}: no room for more of the file")
 
     def take(self, size: int | None) -> Reservation:

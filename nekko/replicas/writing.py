@@ -16,6 +16,7 @@ from nekko.oci.digest import Digest
 from nekko.replicas.copy import NewCopy
 from nekko.replicas.storage import Storage
 from nekko.store.identity import Identity
+from nekko.store.proving import Proving
 
 
 class Writing:
@@ -26,7 +27,7 @@ class Writing:
         self._copies = [NewCopy(storage, digest) for storage in storages]
         self._threads = threads
         self._hash = hashlib.sha256()
-        self._is_forced = False
+        self._proving = Proving([self._hash])
         self._is_complete = False
 
     async def open(self) -> None:
@@ -37,15 +38,15 @@ class Writing:
         """
         await self._run(copy.open for copy in self._copies)
 
-    async def write(self, batch: memoryview, *, is_last: bool = False) -> None:
-        """Write what comes next. What is last is forced to disk in the same step, which spares small files a hop.
+    def write(self, batch: memoryview) -> None:
+        """Write what comes next, while what came before is hashed; blocks. `batch` stays until the next call returns.
 
         Raises:
-            OSError: One cannot be written.
+            OSError: A storage cannot be written.
         """
-        writes = [partial(copy.write_last if is_last else copy.write, batch) for copy in self._copies]
-        await self._run([partial(self._hash.update, batch), *writes])
-        self._is_forced = is_last
+        self._proving.update(batch)
+        for copy in self._copies:
+            copy.write(batch)
 
     async def publish(self) -> dict[Path, Identity]:
         """Prove and publish the file on every storage; give its places.
@@ -54,11 +55,11 @@ class Writing:
             DigestMismatchError: It is another file.
             OSError: One cannot be written.
         """
+        await trio.to_thread.run_sync(self._proving.settle, limiter=self._threads)
         actual = Digest("sha256", self._hash.hexdigest())
         if actual != self._digest:
             raise DigestMismatchError(self._digest, actual)
-        if not self._is_forced:
-            await self._run(copy.force for copy in self._copies)
+        await self._run(copy.force for copy in self._copies)
         places: dict[Path, Identity] = {}
 
         def publish(copy: NewCopy) -> None:

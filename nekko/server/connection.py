@@ -51,6 +51,7 @@ class Service:
     file_threads: trio.CapacityLimiter
     at_once: AtOnce | None
     soon: Soon | None
+    upload_threads: trio.CapacityLimiter
     connections: set["Connection"] = field(default_factory=set)
     """Those that are open."""
 
@@ -146,7 +147,15 @@ class Connection:
         elif self._service.soon is not None and (head := parse_upload(raw)) is not None:
             stall_seconds = self._service.send_timeout_seconds
             return await self._take_upload(
-                self._service.soon, Upload(head, raw, self._stream, self._send_now, stall_seconds=stall_seconds)
+                self._service.soon,
+                Upload(
+                    head,
+                    raw,
+                    self._stream,
+                    self._send_now,
+                    threads=self._service.upload_threads,
+                    stall_seconds=stall_seconds,
+                ),
             )
         return raw
 

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 20.0
 FILE_THREADS = 8
 """Threads that may read files for sending at one time."""
+UPLOAD_THREADS = 16
+"""Large uploads that have a thread of their own each, as long as they last; others go through the event loop."""
 
 
 async def serve(
@@ -60,6 +62,7 @@ async def serve(
         trio.CapacityLimiter(FILE_THREADS),
         at_once,
         soon,
+        trio.CapacityLimiter(UPLOAD_THREADS),
     )
     try:
         async with trio.open_nursery() as connections:

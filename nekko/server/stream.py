@@ -42,6 +42,11 @@ class SteadyStream(trio.abc.HalfCloseableStream):
         self._stream = stream
         self._timeout_seconds = timeout_seconds
 
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The socket below."""
+        return self._stream.socket
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it.
 
@@ -124,17 +129,6 @@ class SteadyStream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive what is there; for as long as that takes."""
         return await self._stream.receive_some(max_bytes)
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Receive what is there into a buffer; for as long as that takes. 0: the peer sends no more.
-
-        Raises:
-            BrokenResourceError: The connection broke.
-        """
-        try:
-            return await self._stream.socket.recv_into(buffer)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
 
     async def send_eof(self) -> None:
         """Close the sending half."""

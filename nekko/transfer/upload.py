@@ -5,7 +5,7 @@ catalog keeps it under the name `sha256:<hex>`, until it is deleted. There is on
 one waits, and finds the file stored or takes its turn.
 """
 
-from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -17,7 +17,7 @@ from nekko.oci.digest import Digest
 from nekko.oci.mediatype import OCI_EMPTY, OCI_MANIFEST, OCTET_STREAM
 from nekko.sources.url import ref_name
 from nekko.store.content import Blob, Naming, Required
-from nekko.store.incoming import Chunks, Stored, in_batches
+from nekko.store.incoming import Incoming, Stored
 from nekko.store.ingest import Ingest
 from nekko.store.store import Store
 from nekko.transfer.table import fault_of
@@ -56,15 +56,14 @@ class Uploads:
         await self._keep(blob)
         return (self._store.blobs.path(digest),)
 
-    async def store(self, digest: Digest, size: int | None, chunks: Chunks) -> Stored:
+    async def store(self, digest: Digest, size: int | None, incoming: Incoming) -> Stored:
         """Take a file; see `Keeper`."""
-        async with aclosing(chunks):
-            try:
-                return await self._store_alone(digest, size, chunks)
-            except NekkoError:
-                raise
-            except Exception as error:
-                raise fault_of(error, self._store, f"upload of {digest}") from error
+        try:
+            return await self._store_alone(digest, size, incoming)
+        except NekkoError:
+            raise
+        except Exception as error:
+            raise fault_of(error, self._store, f"upload of {digest}") from error
 
     async def remove(self, digest: Digest) -> None:
         """Keep a file no longer; what else needs it still has it. One that is not kept is no error."""
@@ -73,14 +72,14 @@ class Uploads:
         if content is not None:
             await self._store.remove([content])
 
-    async def _store_alone(self, digest: Digest, size: int | None, chunks: Chunks) -> Stored:
+    async def _store_alone(self, digest: Digest, size: int | None, incoming: Incoming) -> Stored:
         store, key = self._store, f"{OWNER}#{digest}"
         async with store.ingests.open(key, digest=digest) as ingest:
             if paths := await self.held(digest):  # the upload that this one waited for has brought it
                 return Stored(paths, is_new=False)
             async with store.capacity.reserve({key: size or 0}):
                 try:
-                    await self._write(ingest, key, chunks, is_size_known=size is not None)
+                    await self._write(ingest, key, incoming, is_size_known=size is not None)
                     blob = await ingest.publish()
                 except BaseException:
                     with trio.CancelScope(shield=True):
@@ -90,13 +89,15 @@ class Uploads:
                 await self._keep(blob)
         return Stored((store.blobs.path(digest),), is_new=True)
 
-    async def _write(self, ingest: Ingest, key: str, chunks: Chunks, *, is_size_known: bool) -> None:
-        async with aclosing(in_batches(chunks)) as batches:
-            async for batch in batches:
-                if not is_size_known:
-                    await self._store.capacity.grow(key, len(batch))
-                await trio.to_thread.run_sync(ingest.write, batch)
-                self._store.capacity.spend(key, len(batch))
+    async def _write(self, ingest: Ingest, key: str, incoming: Incoming, *, is_size_known: bool) -> None:
+        capacity = self._store.capacity
+
+        def write(batch: memoryview) -> None:
+            if not is_size_known:
+                trio.from_thread.run(capacity.grow, key, len(batch))
+            ingest.write(batch)
+
+        await incoming.drain(write, partial(capacity.spend, key))
 
     async def _keep(self, blob: Blob) -> None:
         """Name a blob of the store in the catalog, durably."""

@@ -11,14 +11,14 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 
 import httpx
 import trio
 
 from nekko.errors import UpstreamCutError, UpstreamTimeoutError
-from nekko.tasks import open_tasks
+from nekko.tasks import open_tasks, receive_in_thread
 from nekko.upstream.backend import Stream, Tls
 from nekko.upstream.bandwidth import READ_BYTES
 from nekko.upstream.base import Validators
@@ -103,27 +103,9 @@ class HttpBody:
             batch.close()
 
     async def _take_over(self, stream: Stream, remaining: int, write: Write, progressed: Progressed) -> None:
-        """Run the rest of the body through one worker thread.
-
-        The thread's duplicate socket ends with the block: shutting it down makes a receive that waits return, so
-        cancellation takes effect at once. The connection cannot be used again; closing the response closes it.
-        """
-        sock = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
-        pump = _Pump(sock, stream, remaining, write, progressed, self.where, self.stall_seconds)
-
-        async def break_off_at_end() -> None:
-            try:
-                await trio.sleep_forever()
-            finally:
-                _shut_down(sock)
-
-        try:
-            async with open_tasks() as tasks:
-                tasks.start_soon(break_off_at_end)
-                await trio.to_thread.run_sync(pump.run, limiter=self.threads)
-                tasks.cancel_scope.cancel()
-        finally:
-            sock.close()
+        """Run the rest of the body through one worker thread; closing the response closes the connection."""
+        pump = _Pump(stream, remaining, write, progressed, self.where, self.stall_seconds)
+        await receive_in_thread(stream.socket, pump.run, threads=self.threads)
 
 
 class _Batch:
@@ -161,15 +143,16 @@ class _Batch:
 class _Pump:
     """Receive and write in one worker thread."""
 
-    sock: socket.socket
     stream: Stream
     remaining: int
     write: Write
     progressed: Progressed
     where: str
     stall_seconds: float
+    sock: socket.socket = field(init=False)
 
-    def run(self) -> None:
+    def run(self, sock: socket.socket) -> None:
+        self.sock = sock
         # settimeout, not setblocking(True): O_NONBLOCK is shared between duplicates of a socket.
         self.sock.settimeout(self.stall_seconds)
         # Two, used in turn: what was written last may be being hashed while the next bytes arrive.
@@ -232,10 +215,3 @@ class _Pump:
                 data = self.sock.recv(self.stream.meter.read_bytes)
                 self.stream.meter.received(len(data))
                 tls.received(data)
-
-
-def _shut_down(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_RDWR)
-    except OSError:  # the far end was faster: that is what was wanted
-        return

@@ -33,7 +33,7 @@ from nekko.config.settings import Settings
 from nekko.errors import NameInvalidError, NekkoError, UpstreamError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
-from nekko.store.incoming import Keeper, Stored
+from nekko.store.incoming import Chunked, Keeper, Stored
 from nekko.transfer.behind import WriteBehind
 from nekko.transfer.tier import Tier
 
@@ -177,7 +177,7 @@ class FileDoor:
         if not stored.paths:
             body = body_of(scope, receive, self.settings)
             body.check()
-            stored = await self.keeper.store(digest, body.size, body.chunks())
+            stored = await self.keeper.store(digest, body.size, Chunked(body.chunks()))
         told = await self.settle(digest, stored)
         await send_whole(send, 201 if stored.is_new else 200, told, [JSON])
 

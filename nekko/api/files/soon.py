@@ -8,7 +8,6 @@ of `door`; whatever does not, before a byte of a body was taken, is left to that
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from nekko.api.at_once import Answer, lines
@@ -21,7 +20,7 @@ from nekko.errors import NekkoError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
 from nekko.replicas.small import SMALL_BYTES
-from nekko.store.incoming import Stored
+from nekko.store.incoming import Incoming, Stored
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +43,16 @@ class UploadHead(Protocol):
     def is_waiting(self) -> bool: ...
 
 
-class Upload(Protocol):
+class Upload(Incoming, Protocol):
     """An upload, as the server gives it; see `nekko.server.upload`."""
 
     has_begun: bool
 
     @property
     def head(self) -> UploadHead: ...
+    @property
+    def can_drain(self) -> bool: ...
     async def whole(self) -> bytes | None: ...
-    def pieces(self) -> AsyncGenerator[memoryview, None]: ...
 
 
 class Soon:
@@ -140,7 +140,9 @@ class Soon:
         """Have a file stored that is not here yet; None: it was not, and nothing of its body is gone."""
         replicas, keeper, head = self._door.replicas, self._door.keeper, upload.head
         if head.size > SMALL_BYTES:
-            return None if await keeper.held(digest) else await keeper.store(digest, head.size, upload.pieces())
+            if not upload.can_drain or await keeper.held(digest):
+                return None
+            return await keeper.store(digest, head.size, upload)
         if replicas is None or (head.is_waiting and not await replicas.may_take_small(digest, head.size)):
             return None
         body = await upload.whole()

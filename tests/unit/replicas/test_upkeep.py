@@ -19,7 +19,7 @@ from nekko.replicas.replicas import Replicas, Restoration
 from nekko.replicas.upkeep import CopyFault, Upkeep
 from nekko.store.hashing import STEP_BYTES
 from nekko.store.identity import identity_of
-from nekko.store.incoming import Chunks
+from nekko.store.incoming import Chunked, Chunks
 from nekko.transfer.scrub import PAGE, Scrub
 from tests.api.test_replicas import place
 from tests.damage import flip
@@ -42,7 +42,7 @@ class Kept:
 
     async def store(self, content: bytes) -> Digest:
         digest = Digest.of(content)
-        await self.replicas.store(digest, len(content), _chunks(content))
+        await self.replicas.store(digest, len(content), Chunked(_chunks(content)))
         return digest
 
     def rot(self, path: Path, digest: Digest) -> None:
