@@ -56,8 +56,10 @@ class NewCopy:
         """Force its bytes to disk."""
         os.fsync(self._file)
 
-    def publish(self) -> Identity:
-        """Give it its name, and force that to disk."""
+    def publish(self, modified_ns: int | None = None) -> Identity:
+        """Give it its name, and force that to disk. `modified_ns`: the age that readers are told; None: it is new."""
+        if modified_ns is not None:
+            os.utime(self._file, ns=(modified_ns, modified_ns))
         directory = Path(self.final).parent
         self._storage.make_directory(directory)
         self._rename()

@@ -396,7 +396,7 @@ class Replicas:
     async def _copy(self, descriptor: int, storages: Sequence[Storage], digest: Digest) -> None:
         async with self._writing(storages, digest) as writing:
             await Chunked(self._read(descriptor), self._threads).drain(writing.write, lambda _: None)
-            self._remember(await writing.publish())
+            self._remember(await writing.publish(modified_ns=os.fstat(descriptor).st_mtime_ns))
 
     async def _read(self, descriptor: int) -> AsyncGenerator[bytes, None]:
         offset = 0

@@ -48,8 +48,8 @@ class Writing:
         for copy in self._copies:
             copy.write(batch)
 
-    async def publish(self) -> dict[Path, Identity]:
-        """Prove and publish the file on every storage; give its places.
+    async def publish(self, *, modified_ns: int | None = None) -> dict[Path, Identity]:
+        """Prove and publish the file on every storage; give its places. `modified_ns`: its age, if it is not new.
 
         Raises:
             DigestMismatchError: It is another file.
@@ -63,7 +63,7 @@ class Writing:
         places: dict[Path, Identity] = {}
 
         def publish(copy: NewCopy) -> None:
-            places[Path(copy.final)] = copy.publish()
+            places[Path(copy.final)] = copy.publish(modified_ns)
 
         await self._run(partial(publish, copy) for copy in self._copies)
         self._is_complete = True

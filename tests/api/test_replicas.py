@@ -107,6 +107,7 @@ async def test_tree_that_stor_wrote_is_served(trees: Trees) -> None:
     assert answer.headers.multi_items()[:6] == head.headers.multi_items()[:6]
     await trees.restored(1)
     assert trees.copies() == [place(root, SHA) for root in trees.roots[2:]]
+    assert [copy.stat().st_mtime for copy in trees.copies()] == [1_500_000_000] * 2
 
 
 async def test_wrong_content_leaves_nothing_anywhere(trees: Trees) -> None:
