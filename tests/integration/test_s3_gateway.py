@@ -1,24 +1,29 @@
 """The second tier against a real S3 server: versitygw over a directory, which checks every signature."""
 
+import hashlib
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 import trustme
 
 from nekko.config.settings import Host
-from nekko.errors import DigestMismatchError, UpstreamStatusError
+from nekko.errors import DigestMismatchError, UpstreamDeniedError, UpstreamStatusError
 from nekko.oci.digest import Digest
 from nekko.transfer.behind import ProvenFile
 from nekko.upstream.resolve import Upstreams
+from nekko.upstream.sigv4 import Signer
 from tests.api.test_content import Served, serve_node
 from tests.api.test_replicas import place as storage_place
 from tests.daemon import Daemon, daemon
@@ -111,6 +116,52 @@ async def test_configuration_that_the_gateway_does_not_take_is_told_at_the_start
     told = [message for message in caplog.messages if message.startswith("the object store does not list")]
     assert [words in message for message in told] == ([True] if words else [])
     assert "secret" not in caplog.text
+
+
+READING, WRITING = ("s3:GetObject",), ("s3:PutObject", "s3:AbortMultipartUpload")
+
+
+async def permit(port: int, actions: Sequence[str]) -> None:
+    """Give an account, "node" with the password "pass", the rights to do this, and to list the bucket."""
+    url = f"http://127.0.0.1:{port}"
+    command = [str(PROGRAM), "admin", "--access", "access", "--secret", "secret", "--endpoint-url", url, "--region", "eu-1",
+               "create-user", "--access", "node", "--secret", "pass", "--role", "user"]  # fmt: skip
+    await trio.run_process(command, capture_stdout=True)
+    place = "arn:aws:s3:::samples"
+    rights = ((["s3:ListBucket"], place), (list(actions), f"{place}/*"))
+    allow = {"Effect": "Allow", "Principal": {"AWS": ["node"]}}
+    statements = [allow | {"Action": action, "Resource": [resource]} for action, resource in rights]
+    body = json.dumps({"Version": "2012-10-17", "Statement": statements}).encode()
+    signed, authorization = Signer("access", "secret", "eu-1").sign(
+        "PUT", f"{url}/samples?policy=", {}, payload_sha256=hashlib.sha256(body).hexdigest(), now=datetime.now(UTC)
+    )
+    async with httpx.AsyncClient() as client:
+        headers = {**signed, "authorization": authorization}
+        assert (await client.put(f"{url}/samples?policy=", content=body, headers=headers)).is_success
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+async def test_account_needs_the_rights_that_are_documented(tmp_path: Path, may_write: bool) -> None:
+    written, port = os.urandom(6 << 20), free_port()
+    with bucket_at(tmp_path, port, "--iam-dir", str(tmp_path)) as server:
+        await permit(port, (*READING, *WRITING) if may_write else READING)
+        path = place(server.root, SHA)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(FILE)
+        account = {"s3_access_key": "node", "s3_secret_key": "pass", "s3_part_size_bytes": 5 << 20}
+        async with serve(tmp_path, server, **account) as served, Upstreams(served.node.settings) as upstreams:
+            assert upstreams.objects is not None
+            await upstreams.objects.check()
+            assert (await served.client.get(f"/{SHA}")).content == FILE
+            assert (await served.client.get(f"/{'0' * 64}")).status_code == 404
+            for body in (written, written[:1000]):
+                digest = Digest.of(body)
+                (tmp_path / "body").write_bytes(body)
+                with (tmp_path / "body").open("rb") as file:
+                    payload = ProvenFile(file.fileno(), digest, len(body), trio.CapacityLimiter(1))
+                    with nullcontext() if may_write else pytest.raises(UpstreamDeniedError, match="AccessDenied"):
+                        await upstreams.objects.put(digest, len(body), payload, replaces=False)
+                assert place(server.root, digest.encoded).exists() == may_write
 
 
 async def test_file_is_passed_on(tmp_path: Path, gateway: Server) -> None:
