@@ -115,14 +115,19 @@ class Replicas:
         return ReplicaStatistics(counts["stored"], counts["restored"], counts["failed"], waiting)
 
     async def prepare(self) -> None:
-        """Remove what uploads to an earlier process have left, and tell of storages that cannot be used."""
+        """Remove what uploads to an earlier process have left; tell of storages that cannot be used or share a disk."""
         for storage in self._storages():
             try:
                 await trio.to_thread.run_sync(storage.remove_stale, limiter=self._threads)
             except OSError as error:
                 log.warning("%s: what earlier uploads left cannot be removed: %s", storage.root, error.strerror)
-        for problem in await self.problems():
-            log.error("%s", problem)
+        if problems := await self.problems():
+            for problem in problems:
+                log.error("%s", problem)
+            return
+        for storages in self.tuples:
+            if await trio.to_thread.run_sync(storages.is_on_one_disk, limiter=self._threads):
+                log.warning("%s: share a file system, so one broken disk takes more than one copy", storages)
 
     async def run(self) -> None:
         """Restore what readers found lacking, one file at a time, until cancelled; then close what is open."""

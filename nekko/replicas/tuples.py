@@ -185,6 +185,11 @@ class StorageTuple:
         """Say of each storage that cannot be used or written why not."""
         return [problem for storage in self.storages if (problem := storage.problem())]
 
+    def is_on_one_disk(self) -> bool:
+        """Tell whether storages that should be disks share a file system. OSError: a storage is gone."""
+        disks = [storage.device() for storage in self.storages if storage.is_mount_needed]
+        return len(set(disks)) < len(disks)
+
     def room(self, promised: Mapping[int, int], min_free_bytes: int) -> int:
         """Tell how large a file may be, with `promised` bytes by device spoken for. OSError: a storage is gone."""
         devices = Counter(storage.device() for storage in self.storages)

@@ -158,3 +158,16 @@ async def test_disk_that_is_mounted_at_two_places_takes_nothing(tmp_path: Path, 
             subprocess.run(["umount", same], check=True)
         assert (await trees.client.get("/status")).text == "OK"
         assert (await trees.client.post(f"/{Digest.of(other).encoded}", content=other)).status_code == 201
+
+
+@pytest.mark.parametrize("names", [("one",), ("one/data00", "one/data01")])
+async def test_members_that_share_a_disk_are_told_at_the_start(
+    tmp_path: Path, mount: Mount, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+) -> None:
+    (tmp_path / "one").mkdir()
+    for name in names:
+        mount(tmp_path / name, 16)
+    async with serve_trees(tmp_path / "one", tuples=1, require_mounts=True) as trees:
+        assert (await trees.client.post(f"/{SHA}", content=FILE)).status_code == 201
+    told = f"{trees.roots[0]} + {trees.roots[1]}: share a file system"
+    assert [told in message for message in caplog.messages].count(True) == (1 if len(names) == 1 else 0)
