@@ -4,6 +4,7 @@ A nursery raises a group, also of one error, which no `except` that names the er
 together, the first error is what went wrong, and the others follow from it.
 """
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from socket import SHUT_RDWR, SOCK_STREAM, fromfd, socket
@@ -127,36 +128,50 @@ class Gathered(Generic[T, R]):
         self._threads = threads
         self._waiting: list[_Item[T, R]] = []
         self._idle = trio.lowlevel.ParkingLot()
+        self._begun = math.inf
 
-    async def do(self, value: T) -> R:
-        """Have the work done on an item.
+    def is_late(self, seconds: float) -> bool:
+        """Tell whether the visit that is being made has taken longer already."""
+        return trio.current_time() - self._begun > seconds
+
+    async def do(self, value: T, *, patience: float) -> R | None:
+        """Have the work done on an item; None if it was not begun within `patience` seconds, and so never will be.
 
         Raises:
             Exception: What the work raised, to each item of the visit.
 
         Cancellation: Is not waited for; the work may be done all the same.
         """
+        if self.is_late(patience):
+            return None
         item = _Item[T, R](value)
         self._waiting.append(item)
         self._idle.unpark()
-        await item.is_done.wait()
+        with trio.move_on_after(patience) as waiting:
+            await item.is_done.wait()
+        if waiting.cancelled_caught:
+            if item in self._waiting:
+                self._waiting.remove(item)
+                return None
+            await item.is_done.wait()
         if item.failure is not None:
             raise item.failure
         (result,) = item.results
         return result
 
     async def run(self) -> None:
-        """Make one visit after the other, until cancelled."""
+        """Make one visit after the other, until cancelled, which no visit holds up."""
         while True:
             if not self._waiting:
                 await self._idle.park()
             await trio.lowlevel.checkpoint()  # what comes at the same time has its chance to come along
             taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             if not taken:
-                continue  # another visit has them
+                continue  # it has lost patience
+            self._begun = trio.current_time()
             try:
                 results = await trio.to_thread.run_sync(
-                    self._work, [item.value for item in taken], limiter=self._threads
+                    self._work, [item.value for item in taken], limiter=self._threads, abandon_on_cancel=True
                 )
             except Exception as error:  # noqa: BLE001 - raised again in `do`
                 for item in taken:
@@ -164,6 +179,7 @@ class Gathered(Generic[T, R]):
             else:
                 for item, result in zip(taken, results, strict=True):
                     item.results = (result,)
+            self._begun = math.inf
             for item in taken:
                 item.is_done.set()
 

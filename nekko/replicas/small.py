@@ -16,6 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -30,13 +31,14 @@ from nekko.replicas.tuples import StorageTuple
 from nekko.tasks import Gathered
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SMALL_BYTES = 64 << 10
 """The largest file that is dealt with here."""
 TOGETHER = 64
 """Files of one visit to a thread, so at most 4 MiB."""
-VISITS = 1
-"""At a time, of each kind: one has its files forced while another one writes."""
+LATE_SECONDS = 2.0
+"""A visit that takes longer is held up by a storage that hangs: no other file waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class SmallFiles:
         self._room = room
         self._proofs = proofs
         # Their own: a visit waits for none of the longer way's, nor does that for them.
-        threads = trio.CapacityLimiter(3 * VISITS)
+        threads = trio.CapacityLimiter(3)
         self._reading = Gathered(self._read_each, most=TOGETHER, threads=threads)
         self._asking = Gathered(self._ask_each, most=TOGETHER, threads=threads)
         self._storing = Gathered(self._store_each, most=TOGETHER, threads=threads)
@@ -65,20 +67,23 @@ class SmallFiles:
         """Do what is asked for, until cancelled."""
         async with trio.open_nursery() as nursery:
             for gathered in (self._reading, self._asking, self._storing):
-                for _ in range(VISITS):
-                    nursery.start_soon(gathered.run)
+                nursery.start_soon(gathered.run)
 
     async def read(self, digest: Digest) -> SmallFile | None:
         """Read a file that every storage of its tuple has."""
-        return await self._reading.do(digest)
+        with trio.move_on_after(LATE_SECONDS):
+            return await self._reading.do(digest, patience=LATE_SECONDS)
+        return None
 
     async def may_come(self, digest: Digest, size: int) -> bool:
         """Tell whether a file is on no storage, and there is room for it."""
-        return await self._asking.do((digest, size))
+        with trio.move_on_after(LATE_SECONDS):
+            return bool(await self._asking.do((digest, size), patience=LATE_SECONDS))
+        return False
 
     async def store(self, digest: Digest, body: bytes) -> tuple[Path, ...] | None:
         """Store a file that no storage has, and nobody else is storing; give its places."""
-        return await self._storing.do((digest, body))
+        return await self._storing.do((digest, body), patience=LATE_SECONDS)
 
     # --- visits: everything blocks -----------------------------------------------------------------------------------
 
@@ -86,7 +91,7 @@ class SmallFiles:
         return [self._read(digest) for digest in digests]
 
     def _read(self, digest: Digest) -> SmallFile | None:
-        for storages in random.sample(self._tuples, len(self._tuples)):
+        for storages in _from_any(self._tuples):
             try:
                 return _read(storages, digest, self._proofs)
             except FileNotFoundError:
@@ -158,7 +163,7 @@ class SmallFiles:
 
 def _read(storages: StorageTuple, digest: Digest, proofs: Proofs) -> SmallFile | None:
     """Read a file. FileNotFoundError: a storage of the tuple does not have it."""
-    first, *others = random.sample(storages.storages, len(storages.storages))
+    first, *others = _from_any(storages.storages)
     path = first.place(digest)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -171,3 +176,9 @@ def _read(storages: StorageTuple, digest: Digest, proofs: Proofs) -> SmallFile |
     if len(body) < found.st_size or any(os.stat(other.place(digest)).st_size != found.st_size for other in others):
         return None
     return SmallFile(body, found.st_mtime, first.root)
+
+
+def _from_any(items: Sequence[T]) -> Sequence[T]:
+    """Give all items, from a random one on; a true shuffle would cost as much as opening a file."""
+    first = int(random.random() * len(items))  # noqa: S311 - it balances
+    return [*items[first:], *items[:first]]

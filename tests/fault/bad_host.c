@@ -107,6 +107,7 @@ INSTEAD(int, unlinkat, (int fd, const char *path, int flags), (fd, path, flags),
 
 INSTEAD(int, fsync, (int fd), (fd), fails_on(FORCES, fd))
 INSTEAD(int, fdatasync, (int fd), (fd), fails_on(FORCES, fd))
+INSTEAD(int, syncfs, (int fd), (fd), fails_on(FORCES, fd))
 
 /* Only making a file is a write: one that is there can be opened on a bad disk, its inode being in memory. */
 #define OPENING(name)                                                                                                  \

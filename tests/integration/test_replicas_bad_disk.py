@@ -180,7 +180,7 @@ def test_only_copy_stays_where_it_is(tmp_path: Path, roots: Sequence[Path], how:
 
 def test_directory_that_could_not_be_forced_is_forced_by_the_next_upload(tmp_path: Path, roots: Sequence[Path]) -> None:
     """How often the disk is asked to force something tells: as often as for the first file in other directories."""
-    first, other = b"first", b"other"
+    first, other = b"first" * 20_000, b"other" * 20_000
     with bad_host(tmp_path, roots[0]) as host, daemon(tmp_path, environ=surroundings(roots, host)) as node:
         upload(node, other, 201)
         needed = host.calls(Kind.FORCES)
@@ -190,3 +190,19 @@ def test_directory_that_could_not_be_forced_is_forced_by_the_next_upload(tmp_pat
         host.be_well()
         upload(node, first, 201)
         assert host.calls(Kind.FORCES) - before == needed
+
+
+@pytest.mark.parametrize("well", [0, 1])
+def test_small_file_that_could_not_be_forced_is_not_there(tmp_path: Path, roots: Sequence[Path], well: int) -> None:
+    """First its bytes are forced, then its name: with the whole file system, and after that failed by itself."""
+    content = b"small"
+    with bad_host(tmp_path, roots[0]) as host, daemon(tmp_path, environ=surroundings(roots, host)) as node:
+        upload(node, b"another", 201)
+        host.fail(Kind.FORCES, after=well)
+        upload(node, content, 500)
+        sha = Digest.of(content).encoded
+        assert [place(root, sha).exists() for root in roots] == [False, False]
+        assert [path for root in roots for path in (root / ".nekko" / "incoming").iterdir()] == []
+        host.be_well()
+        upload(node, content, 201)
+        assert [place(root, sha).read_bytes() for root in roots] == [content, content]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -24,10 +25,10 @@ async def test_what_waits_is_done_in_one_visit(nursery: trio.Nursery, threads: t
         assert may_end.wait(20)
         return [2 * item for item in items]
 
-    gathered, results = Gathered(work, most=3, threads=threads), dict[int, int]()
+    gathered, results = Gathered(work, most=3, threads=threads), dict[int, int | None]()
 
     async def do(item: int) -> None:
-        results[item] = await gathered.do(item)
+        results[item] = await gathered.do(item, patience=20)
 
     nursery.start_soon(gathered.run)
     nursery.start_soon(do, 0)
@@ -55,14 +56,14 @@ async def test_failure_reaches_each_and_the_next_visit_is_made(
 
     async def fail(item: int) -> None:
         with pytest.raises(OSError, match="on fire") as caught:
-            await gathered.do(item)
+            await gathered.do(item, patience=20)
         failures.append(str(caught.value))
 
     async with trio.open_nursery() as asking:
         nursery.start_soon(gathered.run)
         asking.start_soon(fail, 0)
     assert len(failures) == 1
-    assert await gathered.do(1) == 1
+    assert await gathered.do(1, patience=20) == 1
 
 
 async def test_who_leaves_disturbs_nobody(nursery: trio.Nursery, threads: trio.CapacityLimiter) -> None:
@@ -74,7 +75,57 @@ async def test_who_leaves_disturbs_nobody(nursery: trio.Nursery, threads: trio.C
 
     gathered = Gathered(work, most=9, threads=threads)
     with trio.move_on_after(0.01):
-        await gathered.do(1)  # nobody runs it yet
+        await gathered.do(1, patience=20)  # nobody runs it yet
     nursery.start_soon(gathered.run)
-    assert await gathered.do(2) == 2
+    assert await gathered.do(2, patience=20) == 2
     assert sorted(done) == [1, 2]
+
+
+async def test_visit_that_hangs_is_told_as_late_and_does_not_hold_up_the_end(threads: trio.CapacityLimiter) -> None:
+    may_end = threading.Event()
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        may_end.wait(20)
+        return items
+
+    gathered = Gathered(work, most=9, threads=threads)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(gathered.run)
+                nursery.start_soon(partial(gathered.do, 1, patience=20))
+                assert not gathered.is_late(0.0)
+                while not gathered.is_late(0.01):
+                    await trio.sleep(0.005)
+                assert await gathered.do(2, patience=0.01) is None, "it would wait for what hangs"
+                nursery.cancel_scope.cancel()
+    finally:
+        may_end.set()
+
+
+async def test_item_that_is_not_begun_in_time_is_not_begun_later(threads: trio.CapacityLimiter) -> None:
+    may_end, done = threading.Event(), list[int]()
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        assert may_end.wait(20)
+        done.extend(items)
+        return items
+
+    gathered = Gathered(work, most=9, threads=threads)
+    results: dict[int, int | None] = {}
+
+    async def do(item: int, patience: float) -> None:
+        results[item] = await gathered.do(item, patience=patience)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gathered.run)
+            async with trio.open_nursery() as asking:
+                asking.start_soon(do, 1, 0.02)
+                await wait_all_tasks_blocked(0.01)
+                asking.start_soon(do, 2, 0.02)
+                while 2 not in results:
+                    await trio.sleep(0.005)
+                may_end.set()
+            nursery.cancel_scope.cancel()
+    assert (results, done) == ({1: 1, 2: None}, [1])
