@@ -21,6 +21,7 @@ ROWS: Mapping[str, Callable[[Site], Row]] = {
     "latency": small.latency,
     "store-large": stor.store_large,
     "store-small": stor.store_small,
+    "store-small-64": stor.store_small_by_many,
     "pair-large": stor.read_large,
     "pair-small": stor.read_small,
     "verify": verify.verify,

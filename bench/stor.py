@@ -17,6 +17,7 @@ from bench.site import Site
 PEER = "nginx, PUT; cp; sync"
 OWN = "nekko, PUT /<sha256> to a pair"
 CLIENTS = 8
+MANY = 64
 
 
 def store_large(site: Site) -> Row:
@@ -24,9 +25,15 @@ def store_large(site: Site) -> Row:
     return _store(site, "A file stored twice", {site.blob.encoded: site.web.root / "blob"})
 
 
-def store_small(site: Site) -> Row:
+def store_small(site: Site, clients: int = CLIENTS) -> Row:
     """Many small files stored."""
-    return _store(site, f"{len(site.small_files):,} files of 16 KiB stored twice, {CLIENTS} clients", site.small_files)
+    title = f"{len(site.small_files):,} files of 16 KiB stored twice, {clients} clients"
+    return _store(site, title, site.small_files, clients)
+
+
+def store_small_by_many(site: Site) -> Row:
+    """Many small files stored by many clients, where one wait for the disk is shared by more of them."""
+    return store_small(site, MANY)
 
 
 def read_large(site: Site) -> Row:
@@ -40,11 +47,11 @@ def read_small(site: Site) -> Row:
     return _read(site, title, site.small_files, 0.3)
 
 
-def _store(site: Site, title: str, files: Mapping[str, Path]) -> Row:
+def _store(site: Site, title: str, files: Mapping[str, Path], clients: int = CLIENTS) -> Row:
     def by_nginx() -> Sample:
         first, second = site.dav.root / "stored", site.disk / "second"
         second.mkdir()
-        put = _curl(site, files, f"{site.dav.url('')}/stored/", is_upload=True)
+        put = _curl(site, files, f"{site.dav.url('')}/stored/", clients, is_upload=True)
         copy = f"cp {first}/* {second}/ && find {second} -type f -exec sync {{}} +"
         try:
             return timed(f"{put} && {copy}")
@@ -54,7 +61,7 @@ def _store(site: Site, title: str, files: Mapping[str, Path]) -> Row:
 
     def by_nekko() -> Sample:
         with _paired(site) as daemon:
-            sample = timed(_curl(site, files, f"{daemon.url}/", is_upload=True))
+            sample = timed(_curl(site, files, f"{daemon.url}/", clients, is_upload=True))
             return {"s": sample["s"], "CPU s": daemon.cpu_seconds(), "MiB peak": daemon.peak_mib()}
 
     cases = [Case(PEER, lambda: {"s": by_nginx()["s"]}), Case(OWN, by_nekko)]
@@ -89,7 +96,7 @@ def _read(site: Site, title: str, files: Mapping[str, Path], limit: float) -> Ro
     return Row(title, [Case(peer, by_nginx), Case(own, by_nekko)], [Target(own, "MB/s", ">=", limit, [peer])])
 
 
-def _curl(site: Site, files: Mapping[str, Path], root: str, *, is_upload: bool = False) -> str:
+def _curl(site: Site, files: Mapping[str, Path], root: str, clients: int = CLIENTS, *, is_upload: bool = False) -> str:
     """Make the command that sends or fetches all files, on some connections that are kept."""
     way: Callable[[Path], str] = lambda file: f'upload-file = "{file}"' if is_upload else 'output = "/dev/null"'  # noqa: E731
     asked = site.disk / "curl"
@@ -98,7 +105,7 @@ def _curl(site: Site, files: Mapping[str, Path], root: str, *, is_upload: bool =
         f'url = "{root}{name}"\n{way(file)}\n' + 'output = "/dev/null"\n' * is_upload for name, file in files.items()
     )
     asked.write_text("".join(lines))
-    return f"curl -sSf --parallel --parallel-max {CLIENTS} --config {asked}"
+    return f"curl -sSf --parallel --parallel-max {clients} --config {asked}"
 
 
 @contextmanager
