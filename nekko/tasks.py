@@ -118,75 +118,95 @@ def _shut_down(sock: socket) -> None:
 class Gathered(Generic[T, R]):
     """Work of which a thread does in one visit what waits at that time: a hop for each item would cost more than it.
 
-    `run` has to run, as often as there may be visits at a time.
+    `run` has to run.
     """
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, most: int, threads: trio.CapacityLimiter) -> None:
-        """Have `work` called in `threads`, with `most` items at most; it gives what came of each, in their order."""
+    def __init__(
+        self,
+        work: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        most: int,
+        threads: trio.CapacityLimiter,
+        patience: float,
+        is_abandoned: bool = False,
+    ) -> None:
+        """Have `work` called in `threads`, with `most` items at most; it gives what came of each, in their order.
+
+        Args:
+            patience: In seconds: while a visit takes longer, nothing waits for the next one.
+            is_abandoned: Nor is the visit itself waited for.
+        """
         self._work = work
         self._most = most
         self._threads = threads
+        self._patience = patience
+        self._is_abandoned = is_abandoned
         self._waiting: list[_Item[T, R]] = []
+        self._taken: list[_Item[T, R]] = []
         self._idle = trio.lowlevel.ParkingLot()
         self._begun = math.inf
 
-    def is_late(self, seconds: float) -> bool:
-        """Tell whether the visit that is being made has taken longer already."""
-        return trio.current_time() - self._begun > seconds
-
-    async def do(self, value: T, *, patience: float) -> R | None:
-        """Have the work done on an item; None if it was not begun within `patience` seconds, and so never will be.
+    async def do(self, value: T) -> R | None:
+        """Have the work done on an item; None if there was no patience for it.
 
         Raises:
             Exception: What the work raised, to each item of the visit.
 
         Cancellation: Is not waited for; the work may be done all the same.
         """
-        if self.is_late(patience):
+        if self._is_late():
             return None
         item = _Item[T, R](value)
         self._waiting.append(item)
         self._idle.unpark()
-        with trio.move_on_after(patience) as waiting:
-            await item.is_done.wait()
-        if waiting.cancelled_caught:
-            if item in self._waiting:
-                self._waiting.remove(item)
-                return None
-            await item.is_done.wait()
+        await item.is_done.wait()
         if item.failure is not None:
             raise item.failure
-        (result,) = item.results
-        return result
+        return item.result
 
     async def run(self) -> None:
         """Make one visit after the other, until cancelled, which no visit holds up."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_up)
+            while True:
+                if not self._waiting:
+                    await self._idle.park()
+                await trio.lowlevel.checkpoint()  # what comes at the same time has its chance to come along
+                self._taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                self._begun = trio.current_time()
+                await self._visit(self._taken)
+                self._begun = math.inf
+
+    async def _visit(self, items: Sequence["_Item[T, R]"]) -> None:
+        try:
+            results = await trio.to_thread.run_sync(
+                self._work, [item.value for item in items], limiter=self._threads, abandon_on_cancel=True
+            )
+        except Exception as error:  # noqa: BLE001 - raised again in `do`
+            for item in items:
+                item.failure = error
+        else:
+            for item, result in zip(items, results, strict=True):
+                item.result = result
+        for item in items:
+            item.is_done.set()
+
+    async def _give_up(self) -> None:
+        """Let go what waits for a visit that takes too long: in one task, for a limit for each would cost too much."""
         while True:
-            if not self._waiting:
-                await self._idle.park()
-            await trio.lowlevel.checkpoint()  # what comes at the same time has its chance to come along
-            taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-            if not taken:
-                continue  # it has lost patience
-            self._begun = trio.current_time()
-            try:
-                results = await trio.to_thread.run_sync(
-                    self._work, [item.value for item in taken], limiter=self._threads, abandon_on_cancel=True
-                )
-            except Exception as error:  # noqa: BLE001 - raised again in `do`
-                for item in taken:
-                    item.failure = error
-            else:
-                for item, result in zip(taken, results, strict=True):
-                    item.results = (result,)
-            self._begun = math.inf
-            for item in taken:
-                item.is_done.set()
+            await trio.sleep(self._patience / 2)
+            if self._is_late():
+                for item in [*self._waiting, *(self._taken if self._is_abandoned else ())]:
+                    item.is_done.set()
+                self._waiting = []
+
+    def _is_late(self) -> bool:
+        return trio.current_time() - self._begun > self._patience
 
 
 class _Item(Generic[T, R]):
     def __init__(self, value: T) -> None:
         self.value = value
         self.is_done = trio.Event()
-        self.results: tuple[R, ...] = ()
+        self.result: R | None = None
         self.failure: Exception | None = None

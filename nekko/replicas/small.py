@@ -16,7 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -58,10 +58,10 @@ class SmallFiles:
         self._room = room
         self._proofs = proofs
         # Their own: a visit waits for none of the longer way's, nor does that for them.
-        threads = trio.CapacityLimiter(3)
-        self._reading = Gathered(self._read_each, most=TOGETHER, threads=threads)
-        self._asking = Gathered(self._ask_each, most=TOGETHER, threads=threads)
-        self._storing = Gathered(self._store_each, most=TOGETHER, threads=threads)
+        limits: Any = {"most": TOGETHER, "threads": trio.CapacityLimiter(3), "patience": LATE_SECONDS}
+        self._reading = Gathered(self._read_each, is_abandoned=True, **limits)
+        self._asking = Gathered(self._ask_each, is_abandoned=True, **limits)
+        self._storing = Gathered(self._store_each, **limits)
 
     async def run(self) -> None:
         """Do what is asked for, until cancelled."""
@@ -71,19 +71,15 @@ class SmallFiles:
 
     async def read(self, digest: Digest) -> SmallFile | None:
         """Read a file that every storage of its tuple has."""
-        with trio.move_on_after(LATE_SECONDS):
-            return await self._reading.do(digest, patience=LATE_SECONDS)
-        return None
+        return await self._reading.do(digest)
 
     async def may_come(self, digest: Digest, size: int) -> bool:
         """Tell whether a file is on no storage, and there is room for it."""
-        with trio.move_on_after(LATE_SECONDS):
-            return bool(await self._asking.do((digest, size), patience=LATE_SECONDS))
-        return False
+        return bool(await self._asking.do((digest, size)))
 
     async def store(self, digest: Digest, body: bytes) -> tuple[Path, ...] | None:
         """Store a file that no storage has, and nobody else is storing; give its places."""
-        return await self._storing.do((digest, body), patience=LATE_SECONDS)
+        return await self._storing.do((digest, body))
 
     # --- visits: everything blocks -----------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 import trio
@@ -25,10 +24,10 @@ async def test_what_waits_is_done_in_one_visit(nursery: trio.Nursery, threads: t
         assert may_end.wait(20)
         return [2 * item for item in items]
 
-    gathered, results = Gathered(work, most=3, threads=threads), dict[int, int | None]()
+    gathered, results = Gathered(work, most=3, threads=threads, patience=20), dict[int, int | None]()
 
     async def do(item: int) -> None:
-        results[item] = await gathered.do(item, patience=20)
+        results[item] = await gathered.do(item)
 
     nursery.start_soon(gathered.run)
     nursery.start_soon(do, 0)
@@ -52,18 +51,18 @@ async def test_failure_reaches_each_and_the_next_visit_is_made(
             raise OSError("the disk is on fire")
         return items
 
-    gathered, failures = Gathered(work, most=9, threads=threads), list[str]()
+    gathered, failures = Gathered(work, most=9, threads=threads, patience=20), list[str]()
 
     async def fail(item: int) -> None:
         with pytest.raises(OSError, match="on fire") as caught:
-            await gathered.do(item, patience=20)
+            await gathered.do(item)
         failures.append(str(caught.value))
 
     async with trio.open_nursery() as asking:
         nursery.start_soon(gathered.run)
         asking.start_soon(fail, 0)
     assert len(failures) == 1
-    assert await gathered.do(1, patience=20) == 1
+    assert await gathered.do(1) == 1
 
 
 async def test_who_leaves_disturbs_nobody(nursery: trio.Nursery, threads: trio.CapacityLimiter) -> None:
@@ -73,37 +72,16 @@ async def test_who_leaves_disturbs_nobody(nursery: trio.Nursery, threads: trio.C
         done.extend(items)
         return items
 
-    gathered = Gathered(work, most=9, threads=threads)
+    gathered = Gathered(work, most=9, threads=threads, patience=20)
     with trio.move_on_after(0.01):
-        await gathered.do(1, patience=20)  # nobody runs it yet
+        await gathered.do(1)  # nobody runs it yet
     nursery.start_soon(gathered.run)
-    assert await gathered.do(2, patience=20) == 2
+    assert await gathered.do(2) == 2
     assert sorted(done) == [1, 2]
 
 
-async def test_visit_that_hangs_is_told_as_late_and_does_not_hold_up_the_end(threads: trio.CapacityLimiter) -> None:
-    may_end = threading.Event()
-
-    def work(items: Sequence[int]) -> Sequence[int]:
-        may_end.wait(20)
-        return items
-
-    gathered = Gathered(work, most=9, threads=threads)
-    try:
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(gathered.run)
-                nursery.start_soon(partial(gathered.do, 1, patience=20))
-                assert not gathered.is_late(0.0)
-                while not gathered.is_late(0.01):
-                    await trio.sleep(0.005)
-                assert await gathered.do(2, patience=0.01) is None, "it would wait for what hangs"
-                nursery.cancel_scope.cancel()
-    finally:
-        may_end.set()
-
-
-async def test_item_that_is_not_begun_in_time_is_not_begun_later(threads: trio.CapacityLimiter) -> None:
+@pytest.mark.parametrize("is_abandoned", [True, False])
+async def test_visit_that_hangs_is_waited_for_by_no_other(threads: trio.CapacityLimiter, is_abandoned: bool) -> None:
     may_end, done = threading.Event(), list[int]()
 
     def work(items: Sequence[int]) -> Sequence[int]:
@@ -111,21 +89,44 @@ async def test_item_that_is_not_begun_in_time_is_not_begun_later(threads: trio.C
         done.extend(items)
         return items
 
-    gathered = Gathered(work, most=9, threads=threads)
+    gathered = Gathered(work, most=9, threads=threads, patience=0.2, is_abandoned=is_abandoned)
     results: dict[int, int | None] = {}
 
-    async def do(item: int, patience: float) -> None:
-        results[item] = await gathered.do(item, patience=patience)
+    async def do(item: int) -> None:
+        results[item] = await gathered.do(item)
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gathered.run)
             async with trio.open_nursery() as asking:
-                asking.start_soon(do, 1, 0.02)
+                asking.start_soon(do, 1)
                 await wait_all_tasks_blocked(0.01)
-                asking.start_soon(do, 2, 0.02)
+                asking.start_soon(do, 2)
                 while 2 not in results:
                     await trio.sleep(0.005)
+                await do(3)
                 may_end.set()
+            while not done:
+                await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
-    assert (results, done) == ({1: 1, 2: None}, [1])
+    assert results == {1: None if is_abandoned else 1, 2: None, 3: None}
+    assert done == [1], "what nobody waits for is not done"
+
+
+async def test_visit_that_hangs_does_not_hold_up_the_end(threads: trio.CapacityLimiter) -> None:
+    may_end = threading.Event()
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        may_end.wait(20)
+        return items
+
+    gathered = Gathered(work, most=9, threads=threads, patience=20)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(gathered.run)
+                nursery.start_soon(gathered.do, 1)
+                await wait_all_tasks_blocked(0.01)
+                nursery.cancel_scope.cancel()
+    finally:
+        may_end.set()
