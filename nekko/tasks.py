@@ -144,6 +144,7 @@ class Gathered(Generic[T, R]):
         self._waiting: list[_Item[T, R]] = []
         self._taken: list[_Item[T, R]] = []
         self._idle = trio.lowlevel.ParkingLot()
+        self._unwatched = trio.lowlevel.ParkingLot()
         self._begun = math.inf
 
     async def do(self, value: T) -> R | None:
@@ -174,6 +175,7 @@ class Gathered(Generic[T, R]):
                 await trio.lowlevel.checkpoint()  # what comes at the same time has its chance to come along
                 self._taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 self._begun = trio.current_time()
+                self._unwatched.unpark()
                 await self._visit(self._taken)
                 self._begun = math.inf
 
@@ -194,6 +196,8 @@ class Gathered(Generic[T, R]):
     async def _give_up(self) -> None:
         """Let go what waits for a visit that takes too long: in one task, for a limit for each would cost too much."""
         while True:
+            if self._begun == math.inf:
+                await self._unwatched.park()
             await trio.sleep(self._patience / 2)
             if self._is_late():
                 for item in [*self._waiting, *(self._taken if self._is_abandoned else ())]:
