@@ -133,9 +133,11 @@ class Connection:
         """Answer a simple request past the protocol, which stays idle; give what is left to the protocol instead."""
         if self._service.at_once is None or not self._protocol.is_idle or self._service.context.terminated.is_set():
             return raw
-        if self._last[0] != raw:  # on a connection that is kept, the same request often comes again
-            self._last = (raw, parse_simple(raw))
-        if (request := self._last[1]) is not None:
+        if self._last[0] == raw:  # on a connection that is kept, the same request often comes again
+            request = self._last[1]
+        elif (request := parse_simple(raw)) is not None:
+            self._last = (raw, request)
+        if request is not None:
             peer = self._state[STATE_KEY]
             answer = self._service.at_once(request.method, request.target, request.accept, peer)
             if answer is None and self._service.soon is not None:
@@ -161,13 +163,13 @@ class Connection:
 
     async def _take_upload(self, soon: Soon, upload: Upload) -> bytes:
         self._begin_answer()
-        answer = await soon.store(upload, self._state[STATE_KEY])
+        try:
+            answer = await soon.store(upload, self._state[STATE_KEY])
+        finally:
+            upload.release_thread()
         if answer is None:
             return bytes(upload.received)
-        is_last = upload.missing > 0
-        await self._send_answer(answer, is_last=is_last)
-        if is_last:
-            await self._linger()
+        await self._send_answer(answer, is_last=upload.missing > 0)
         return b""
 
     def _begin_answer(self) -> None:
@@ -180,7 +182,10 @@ class Connection:
         ending = b"connection: close\r\n" if is_last else b""
         data = b"".join((status, answer.head, ending, self._service.config.last_lines(), body))
         await self._send_now(data)
-        self._expect_request()
+        if is_last:
+            await self._linger()
+        else:
+            self._expect_request()
 
     async def _send_now(self, data: bytes) -> None:
         """Send what is short, on a connection that nothing else is being sent on."""

@@ -184,7 +184,11 @@ class Answers(TaskGroup):
                 to_app.close()
                 return
             with suppress(trio.ClosedResourceError):
-                await to_app.send(event)
+                try:
+                    # No chance for the application to answer while the rest of a body is here, and only not looked at.
+                    to_app.send_nowait(event)
+                except trio.WouldBlock:
+                    await to_app.send(event)
 
         return put
 

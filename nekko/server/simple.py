@@ -96,7 +96,9 @@ def parse_upload(raw: bytes) -> SimpleUpload | None:
     if headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
         return None
     authorization = headers.get(b"authorization", b"").decode()
-    return SimpleUpload(match[1].decode(), match[2].decode(), size, authorization, bool(expected), head_bytes)
+    return SimpleUpload(
+        match[1].decode(), match[2].decode(), size, authorization, bool(expected) and size > 0, head_bytes
+    )
 
 
 def _headers(raw: bytes) -> dict[bytes, bytes] | None:

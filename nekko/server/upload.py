@@ -48,11 +48,28 @@ class Upload:
         self._send = send
         self._threads = threads
         self._stall_seconds = stall_seconds
+        self._has_thread = False
 
-    @property
-    def can_drain(self) -> bool:
-        """Tell whether the connection is plain, and a thread is free for the whole of the body."""
-        return isinstance(self._stream, SteadyStream) and self._threads.available_tokens > 0
+    def claim_thread(self) -> bool:
+        """Claim a thread for the whole of the body, until `release_thread`; tell whether `drain` may be called.
+
+        It may not where the connection is not plain, nor where no thread is free: a body that has been begun would
+        wait for one as long as the slowest of others.
+        """
+        if not isinstance(self._stream, SteadyStream):
+            return False
+        try:
+            self._threads.acquire_on_behalf_of_nowait(self)
+        except trio.WouldBlock:
+            return False
+        self._has_thread = True
+        return True
+
+    def release_thread(self) -> None:
+        """Give back what was claimed."""
+        if self._has_thread:
+            self._threads.release_on_behalf_of(self)
+            self._has_thread = False
 
     async def whole(self) -> bytes | None:
         """Give all of a small body, None if it does not come soon."""
@@ -66,24 +83,21 @@ class Upload:
         return None if self.missing else bytes(self.received[self.head.head_bytes :])
 
     async def drain(self, write: Write, progressed: Progressed) -> None:
-        """Move the body into `write`, in worker threads, then return. What a call was given stays until the next ends.
+        """Move the body into `write`, in the thread that was claimed, then return.
 
         Args:
-            write: Is called by one thread at a time, in order. What it raises comes out of here.
+            write: What one call was given stays until the next returns. What it raises comes out of here.
             progressed: Is told of bytes that were written, in the trio thread.
 
         Raises:
             BodyCutError: It ended early, or no byte of it came for the server's `sendTimeout`.
         """
+        assert self._has_thread
+        assert isinstance(self._stream, SteadyStream)
         await self._ask()
         self.has_begun = True
-        first = memoryview(self.received)[self.head.head_bytes :]
-        await trio.to_thread.run_sync(write, first)
-        progressed(len(first))
-        if self.missing:
-            pump = _Pump(self, write, progressed, self._stall_seconds)
-            assert isinstance(self._stream, SteadyStream)
-            await receive_in_thread(self._stream.socket, pump.run, threads=self._threads)
+        pump = _Pump(self, write, progressed, self._stall_seconds)
+        await receive_in_thread(self._stream.socket, pump.run, threads=trio.CapacityLimiter(1))
 
     def cut(self, reason: str = "") -> BodyCutError:
         """Give the error that says where the body ended."""
@@ -109,19 +123,23 @@ class _Pump:
         sock.settimeout(self._stall_seconds)
         # In turn: what was written last may be being hashed while the next bytes arrive.
         buffers = cycle([memoryview(bytearray(min(PIECE_BYTES, upload.missing))) for _ in range(2)])
-        unreported = 0
-        while upload.missing:
-            buffer = next(buffers)[: upload.missing]
-            filled = 0
-            while filled < len(buffer):
-                count = self._receive(sock, buffer[filled:])
-                filled += count
-                upload.missing -= count
-            self._write(buffer)
-            unreported += len(buffer)
+        piece, unreported = memoryview(upload.received)[upload.head.head_bytes :], 0
+        while True:
+            self._write(piece)
+            unreported += len(piece)
             if unreported >= REPORT_BYTES or not upload.missing:
                 trio.from_thread.run_sync(self._progressed, unreported)  # also where a cancellation takes effect
                 unreported = 0
+            if not upload.missing:
+                return
+            piece = next(buffers)[: upload.missing]
+            self._fill(piece, sock)
+
+    def _fill(self, piece: memoryview, sock: socket) -> None:
+        while piece:
+            count = self._receive(sock, piece)
+            self._upload.missing -= count
+            piece = piece[count:]
 
     def _receive(self, sock: socket, buffer: memoryview) -> int:
         try:

@@ -76,7 +76,7 @@ class Fast:
 
         told: list[int] = []
         try:
-            assert upload.can_drain
+            assert upload.claim_thread()
             await upload.drain(write, told.append)
             assert sum(told) == count == upload.head.size
         except OSError:
