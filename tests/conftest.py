@@ -1,6 +1,7 @@
 """Fixtures that every suite uses."""
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,13 @@ async def far() -> AsyncIterator[FarEnd]:
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     async with open_node(tmp_path / "cache") as opened:
         yield opened
+
+
+@pytest.fixture
+def statsd_server() -> Iterator[socket.socket]:
+    """Give a socket that is sent metrics, and never waits."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(0.0)
+        yield sock

@@ -3,7 +3,7 @@
 import json
 import random
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Replicas
 from nekko.server.listeners import open_listeners
 from nekko.server.serve import serve
+from nekko.server.soon import Soon
 from nekko.statsd import Statsd
 from tests.fakes.far_end import FarEnd, redirect, status, whole
 from tests.fakes.registry import FakeRegistry, image, index
@@ -49,7 +50,12 @@ def encoded(url: str) -> str:
 
 @asynccontextmanager
 async def serve_node(
-    node: Node, *, replicas: Replicas | None = None, statsd: Statsd | None = None, **changes: Any
+    node: Node,
+    *,
+    replicas: Replicas | None = None,
+    statsd: Statsd | None = None,
+    watch: Callable[[Soon], Soon] = lambda soon: soon,
+    **changes: Any,
 ) -> AsyncIterator[Served]:
     quick: dict[str, Any] = {"address": ("127.0.0.1:0",), "graceful_stop_seconds": 0.5}
     settings = replace(node.settings, **quick | changes)
@@ -70,7 +76,7 @@ async def serve_node(
                     settings=settings,
                     stop=stop,
                     at_once=application.at_once,
-                    soon=application.soon,
+                    soon=watch(application.soon),
                 )
             )
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:

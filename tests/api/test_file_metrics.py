@@ -2,11 +2,8 @@
 
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from nekko.config.settings import Settings
 from nekko.oci.digest import Digest
@@ -18,34 +15,27 @@ from tests.fakes.far_end import FarEnd, status, whole
 from tests.node import QUICK, open_node
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        sock.bind(("127.0.0.1", 0))
-        sock.settimeout(0.0)
-        yield sock
+def settings_of(statsd_server: socket.socket, **changes: object) -> Settings:
+    return replace(QUICK, statsd_server=f"127.0.0.1:{statsd_server.getsockname()[1]}", **changes)  # type: ignore[arg-type]
 
 
-def settings_of(listener: socket.socket, **changes: object) -> Settings:
-    return replace(QUICK, statsd_server=f"127.0.0.1:{listener.getsockname()[1]}", **changes)  # type: ignore[arg-type]
-
-
-def received(listener: socket.socket) -> list[str]:
+def received(statsd_server: socket.socket) -> list[str]:
     lines = []
     try:
         while True:
-            lines.append(listener.recv(1000).decode())
+            lines.append(statsd_server.recv(1000).decode())
     except BlockingIOError:
         return lines
 
 
-async def test_requests_are_counted_under_stors_names(tmp_path: Path, listener: socket.socket, far: FarEnd) -> None:
+async def test_requests_are_counted_under_stors_names(
+    tmp_path: Path, statsd_server: socket.socket, far: FarEnd
+) -> None:
     roots = (tmp_path / "data_1", tmp_path / "data_2")
     for root in roots:
         root.mkdir()
     settings = settings_of(
-        listener, storage_pairs=(roots,), require_mounts=False, statsd_prefix="stor.dev", basic_auth=("u:p",),
+        statsd_server, storage_pairs=(roots,), require_mounts=False, statsd_prefix="stor.dev", basic_auth=("u:p",),
         s3_endpoint=far.url(""), file_sources=("s3", "pairs"), max_attempts=1,
     )  # fmt: skip
     far.on(f"/samples/{SHA[:2]}/{SHA[2:4]}/{SHA[4:6]}/{SHA}", status(404), whole(FILE))
@@ -61,7 +51,7 @@ async def test_requests_are_counted_under_stors_names(tmp_path: Path, listener: 
             await client.get(f"/{'0' * 64}")
             await client.get("/status")
             assert (await client.get("/nope")).status_code == 404
-    lines = received(listener)
+    lines = received(statsd_server)
     counts = Counter(line.partition(":")[0] for line in lines)
     server = next(name for name in counts if ".ok_old." in name).split(".ok_old.")[1].rpartition(".")[0]
     assert server in {str(root).strip("/").replace("/", "-").replace("_", "-") for root in roots}
@@ -82,18 +72,18 @@ async def test_requests_are_counted_under_stors_names(tmp_path: Path, listener: 
     assert any(line.endswith("|ms") for line in lines if ".time:" in line)
 
 
-async def test_rate_is_told_with_what_is_sampled(listener: socket.socket) -> None:
-    async with open_statsd(settings_of(listener, statsd_sample_rate=0.25)) as statsd:
+async def test_rate_is_told_with_what_is_sampled(statsd_server: socket.socket) -> None:
+    async with open_statsd(settings_of(statsd_server, statsd_sample_rate=0.25)) as statsd:
         for _ in range(1000):
             statsd.count("x")
-    lines = received(listener)
+    lines = received(statsd_server)
     assert set(lines) == {"x:1|c|@0.25"}
     assert 150 < len(lines) < 350
 
 
-async def test_server_that_is_not_there_costs_nothing(listener: socket.socket) -> None:
-    settings = settings_of(listener)
-    listener.close()
+async def test_server_that_is_not_there_costs_nothing(statsd_server: socket.socket) -> None:
+    settings = settings_of(statsd_server)
+    statsd_server.close()
     async with open_statsd(settings) as statsd:
         for _ in range(10):
             statsd.count("x")
@@ -102,18 +92,18 @@ async def test_server_that_is_not_there_costs_nothing(listener: socket.socket) -
     Statsd(QUICK, None).count("x")
 
 
-async def test_answers_at_the_wire_are_counted_as_all_others(tmp_path: Path, listener: socket.socket) -> None:
+async def test_answers_at_the_wire_are_counted_as_all_others(tmp_path: Path, statsd_server: socket.socket) -> None:
     """A file of the cache, small enough to be answered before the door sees the request."""
     content = b"small"
     path = f"/{Digest.of(content).encoded}"
-    settings = settings_of(listener)
+    settings = settings_of(statsd_server)
     async with open_statsd(settings) as statsd, open_node(tmp_path / "c", settings) as node:
         await node.store.publish_bytes(content, Digest.of(content))
         async with serve_node(node, statsd=statsd) as served:
             for headers in ({}, {}, {"X-Not-Simple": "1", "Range": "bytes=0-"}):
                 assert (await served.client.get(path, headers=headers)).content == content
             assert (await served.client.get(f"/{'0' * 64}")).status_code == 404
-    counts = Counter(line.partition("|")[0] for line in received(listener) if "|c" in line)
+    counts = Counter(line.partition("|")[0] for line in received(statsd_server) if "|c" in line)
     place = str(node.settings.cache_dir).strip("/").replace("/", "-").replace("_", "-")
     assert counts == {
         "request.get.count:1": 4, f"success.get.ok_old.{place}.count:1": 3,

@@ -16,7 +16,7 @@ from nekko.api.files.door import JSON, FileDoor
 from nekko.api.files.refusals import refusal_of
 from nekko.api.peer import STATE_KEY, Peer
 from nekko.api.request_log import RequestLog
-from nekko.errors import NekkoError
+from nekko.errors import AccessDeniedError, NekkoError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Lookup, Replicas
 from nekko.replicas.small import SMALL_BYTES
@@ -50,8 +50,7 @@ class Upload(Incoming, Protocol):
 
     @property
     def head(self) -> UploadHead: ...
-    @property
-    def can_drain(self) -> bool: ...
+    def claim_thread(self) -> bool: ...
     async def whole(self) -> bytes | None: ...
 
 
@@ -72,7 +71,7 @@ class Soon:
             return None
         started = time.monotonic()
         try:
-            answer = await self._fetch(replicas, digest_in(target), started)
+            answer = await self._fetch(replicas, method, digest_in(target), started)
         except _FAULTS:
             return None
         if answer is not None:
@@ -88,13 +87,22 @@ class Soon:
         if not _is_for_files(head.target, peer) or (limit is not None and head.size > limit):
             return None
         started = time.monotonic()
-        answer = await self._store(upload, peer)
+
+        def note(status: int) -> None:
+            self._door.meter.asked(is_storing=True)
+            self._requests.note("files", peer, head.method, head.target, status, time.monotonic() - started)
+
+        try:
+            answer = await self._store(upload, peer)
+        except BaseException:  # cut, by the peer or by the stop
+            note(0)
+            raise
         if answer is not None:
-            seconds = time.monotonic() - started
-            self._requests.note("files", peer, head.method, head.target, answer.status, seconds)
+            note(answer.status)
+            self._requests.note_sent("files", len(answer.body))
         return answer
 
-    async def _fetch(self, replicas: Replicas, digest: Digest, started: float) -> Answer | None:
+    async def _fetch(self, replicas: Replicas, method: str, digest: Digest, started: float) -> Answer | None:
         door = self._door
         if self._is_layout_first and not door.blobs.has_nothing(digest):
             return None
@@ -104,7 +112,8 @@ class Soon:
             return None
         now = time.monotonic()
         door.meter.asked(is_storing=False)
-        door.meter.looked_up(Lookup(tried=1, seconds=now - asked))
+        if method == "GET":
+            door.meter.looked_up(Lookup(tried=1, seconds=now - asked))
         door.blobs.counters.hits["files"] += 1
         door.meter.sent(file.root, len(file.body), now - started)
         length = (b"content-length", b"%d" % len(file.body))
@@ -120,13 +129,12 @@ class Soon:
             stored = await self._take(digest, upload)
             if stored is None:
                 return None
-            door.meter.asked(is_storing=True)
             told = await door.settle(digest, stored)
             await send_whole(collected, 201 if stored.is_new else 200, told, [JSON])
         except _FAULTS as error:
-            if not upload.has_begun:
+            # Who is refused is so here: the longer way would hash a wrong password once more.
+            if not upload.has_begun and not isinstance(error, AccessDeniedError):
                 return None
-            door.meter.asked(is_storing=True)
             if isinstance(error, NekkoError):
                 door.meter.refused(error, is_storing=True)
                 status, refused = refusal_of(error)
@@ -140,9 +148,7 @@ class Soon:
         """Have a file stored that is not here yet; None: it was not, and nothing of its body is gone."""
         replicas, keeper, head = self._door.replicas, self._door.keeper, upload.head
         if head.size > SMALL_BYTES:
-            if not upload.can_drain or await keeper.held(digest):
-                return None
-            return await keeper.store(digest, head.size, upload)
+            return await keeper.store(digest, head.size, upload) if upload.claim_thread() else None
         if replicas is None or (head.is_waiting and not await replicas.may_take_small(digest, head.size)):
             return None
         body = await upload.whole()
