@@ -3,6 +3,7 @@
 import hashlib
 import random
 import select
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -11,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nekko.api.peer import Peer
 from nekko.errors import BodyCutError
+from nekko.server.serve import UPLOAD_THREADS
 from nekko.server.upload import PIECE_BYTES, Upload
 from tests.unit.server.serving import PATIENT, Receive, Scope, Send, Start, read_all, respond
 
@@ -50,6 +52,7 @@ class Fast:
     has_begun: trio.Event = field(default_factory=trio.Event)
     limit: int = 1 << 40
     cuts: list[str] = field(default_factory=list)
+    asked: int = 0
 
     async def fetch(self, method: str, target: str, peer: Peer) -> Given | None:
         await trio.lowlevel.checkpoint()
@@ -57,6 +60,7 @@ class Fast:
 
     async def store(self, upload: Upload, peer: Peer) -> Given | None:
         self.has_begun.set()
+        self.asked += 1
         await self.may_ask.wait()
         if upload.head.target == "/soon":
             content = await upload.whole()
@@ -76,7 +80,9 @@ class Fast:
 
         told: list[int] = []
         try:
-            assert upload.claim_thread()
+            if not upload.claim_thread():
+                return None
+            await wait_all_tasks_blocked()  # as until there is room for it
             await upload.drain(write, told.append)
             assert sum(told) == count == upload.head.size
         except OSError:
@@ -229,3 +235,50 @@ async def test_large_body_that_does_not_come_to_its_end(start: Start, is_stalled
     assert fast.cuts == [
         "no byte of the body arrived for 0.2 seconds" if is_stalled else "the body was cut after 1000 bytes"
     ]
+
+
+def large(content: bytes) -> bytes:
+    return b"PUT /large HTTP/1.1\r\nHost: node\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+
+async def test_uploads_beyond_the_threads_wait_for_none_of_the_slow_ones(start: Start) -> None:
+    """All look for a thread before any of them has begun."""
+    fast = Fast()
+    server = await start(echo, PATIENT, at_once=never, soon=fast)
+    clients = [await server.connect() for _ in range(UPLOAD_THREADS + 4)]
+    for client in clients:
+        await client.stream.send_all(b"PUT /large HTTP/1.1\r\nHost: node\r\nContent-Length: 4\r\n\r\nslo")
+    by_thread, by_app = hashlib.sha256(b"slow").hexdigest().encode(), b"app:slow"
+    answers = Counter[bytes]()
+    with trio.fail_after(30):
+        while fast.asked < len(clients):
+            await trio.sleep(0.001)
+        fast.may_ask.set()
+        for client in clients:  # while those behind it are slow
+            await client.stream.send_all(b"w")
+            received = b""
+            while not received.endswith((by_thread, by_app)):
+                received += await client.stream.receive_some()
+            answers[received.rpartition(b"\r\n")[2]] += 1
+        assert answers == {by_thread: UPLOAD_THREADS, by_app: 4}
+        assert (await server.ask("/large", "PUT", b"slow")).body == by_thread  # each gave its thread back
+
+
+async def test_answer_before_the_end_of_a_body_is_read_also_at_the_stop(start: Start) -> None:
+    """The rest of the body is read, or else the connection would be reset, and the answer lost."""
+    fast = Fast()
+    server = await start(echo, PATIENT, at_once=never, soon=fast)
+    client = await server.connect()
+    await client.stream.send_all(HEAD.replace(b"/soon", b"/refused"))
+    await fast.has_begun.wait()
+    server.stop.set()
+    await wait_all_tasks_blocked(0.02)
+    fast.may_ask.set()
+    with trio.fail_after(30):
+        received = await read_all(client.stream)
+        assert received.endswith(b"\r\n\r\nno")
+        await client.stream.send_all(b"he")
+        await wait_all_tasks_blocked(0.02)
+        await client.stream.send_all(b"llo")  # raises where the connection was reset
+        await client.stream.send_eof()
+        await server.ended.wait()
