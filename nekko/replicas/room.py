@@ -13,6 +13,9 @@ from nekko.errors import NoStorageError
 from nekko.replicas.choice import choose
 from nekko.replicas.tuples import StorageTuple
 
+PATIENCE_SECONDS = 5.0
+"""Looking at all storages takes milliseconds."""
+
 
 class Reservation:
     """Room for one file on every storage of a tuple."""
@@ -48,7 +51,16 @@ class Reservation:
 class Room:
     """The room of all tuples."""
 
-    def __init__(self, tuples: Sequence[StorageTuple], settings: Settings, threads: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        tuples: Sequence[StorageTuple],
+        settings: Settings,
+        threads: trio.CapacityLimiter,
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Look for room for `patience` seconds at most, while somebody else is held up by a storage."""
+        self._patience = patience
         self._tuples = tuples
         self._settings = settings
         self._threads = threads
@@ -82,8 +94,12 @@ class Room:
 
     def take(self, size: int | None) -> Reservation:
         """Do the same in a worker thread, and leave it to the caller to end it."""
-        with self._choosing:
+        if not self._choosing.acquire(timeout=self._patience):  # a thread for each that waits would soon be all of them
+            raise NoStorageError("one of the storages does not say how much room it has: it hangs")
+        try:
             return self._choose(size)
+        finally:
+            self._choosing.release()
 
     def _choose(self, size: int | None) -> Reservation:
         room: dict[StorageTuple, int] = {}
