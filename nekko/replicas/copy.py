@@ -83,12 +83,14 @@ class NewCopy:
         self._is_published = True
 
     def abandon(self) -> None:
-        """Close and remove it; what cannot be removed is told, and goes with the next start."""
+        """Close and remove it; what cannot be removed is told. Without its name it goes with the next start."""
         try:
             self.close()
             with suppress(FileNotFoundError):
                 os.unlink(self.final if self._is_published else self._temporary)
         except OSError as error:  # its disk is what failed
+            if self._is_published:
+                self._storage.leave_unforced(self.final)
             log.warning("%s: an upload that failed cannot be removed: %s", self.final, error.strerror)
 
     def close(self) -> None:

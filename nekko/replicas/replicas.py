@@ -363,7 +363,7 @@ class Replicas:
                     await self.restore(storages, digest)
                 except (NekkoError, OSError) as error:
                     log.error("%s: %s cannot be restored: %s", storages, digest, error)
-            return tuple(path for storage in storages.storages if (path := storage.path(digest)).is_file())
+            return await trio.to_thread.run_sync(_lasting, storages, digest, limiter=self._threads)
         return ()
 
     async def _receive(self, digest: Digest, size: int | None, incoming: Incoming) -> tuple[Path, ...]:
@@ -429,6 +429,23 @@ def _told(error: OSError, storages: StorageTuple) -> NekkoError:
     if is_disk_full(error):
         return NoStorageError(f"{storages}: the disk is full")
     return StorageBrokenError(storages, error.strerror)
+
+
+def _lasting(storages: StorageTuple, digest: Digest) -> tuple[Path, ...]:
+    """Give the places of a file that is there, which survive power loss. StorageBrokenError: none does."""
+    lasting, failure = [], None
+    for storage in storages.storages:
+        path = storage.path(digest)
+        try:
+            if path.is_file():
+                storage.force_name(path)
+                lasting.append(path)
+        except OSError as error:
+            log.error("%s: may not survive power loss: %s", path, error.strerror)
+            failure = error
+    if not lasting and failure is not None:
+        raise StorageBrokenError(storages, failure.strerror)
+    return tuple(lasting)
 
 
 def _usable(storages: Sequence[Storage]) -> tuple[Storage, ...]:

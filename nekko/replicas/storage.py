@@ -36,7 +36,7 @@ class Storage:
         default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)), init=False, repr=False, compare=False
     )
     _unforced: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Directories whose names may not survive power loss yet."""
+    """Directories, and files that should not be there, whose names may not survive power loss yet."""
 
     def path(self, digest: Digest) -> Path:
         """Give the place of a file, whether it is there or not."""
@@ -128,6 +128,17 @@ class Storage:
     def are_forced(self, paths: Iterable[str]) -> None:
         """Take note that directories survive power loss now."""
         self._unforced.difference_update(paths)
+
+    def leave_unforced(self, path: str) -> None:
+        """Take note that a file that could not be forced to disk cannot be removed either; see `force_name`."""
+        self._unforced.add(path)
+
+    def force_name(self, path: Path) -> None:
+        """Make the name of a file survive power loss, where an upload that failed has left it without. OSError: no."""
+        if str(path) in self._unforced:
+            self.make_directory(path.parent)
+            sync_directory(path.parent)
+            self._unforced.discard(str(path))
 
     def set_aside(self, path: Path, *, is_last: bool = False) -> None:
         """Move a copy out of the tree, see `aside`; the last one of a file is remembered as lost."""

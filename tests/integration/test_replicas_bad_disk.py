@@ -1,6 +1,7 @@
 """Copies that their disk does not give, under a real daemon and `nekko replicas`: one file, many, a whole storage."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from nekko.oci.digest import Digest
+from nekko.replicas.small import SMALL_BYTES
 from nekko.replicas.unreadable import FORGIVEN
 from tests.api.test_replicas import place
 from tests.daemon import Daemon, daemon
@@ -70,11 +72,13 @@ def get(node: Daemon, number: int) -> None:
     assert node.ask("GET", f"/{SHAS[number]}") == (200, FILES[number])
 
 
-def upload(node: Daemon, content: bytes, status: int) -> None:
+def upload(node: Daemon, content: bytes, status: int) -> bytes:
     connection = node.connect()
     try:
         connection.request("POST", f"/{Digest.of(content).encoded}", content)
-        assert connection.getresponse().status == status
+        answer = connection.getresponse()
+        assert answer.status == status
+        return answer.read()
     finally:
         connection.close()
 
@@ -206,3 +210,28 @@ def test_small_file_that_could_not_be_forced_is_not_there(tmp_path: Path, roots:
         host.be_well()
         upload(node, content, 201)
         assert [place(root, sha).read_bytes() for root in roots] == [content, content]
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_file_that_can_neither_be_forced_nor_removed_is_said_to_be_on_its_twin_only(
+    tmp_path: Path, roots: Sequence[Path], size: int
+) -> None:
+    """Its name is there for whoever asks, until the power is lost: `200` must not tell of it before it is forced."""
+    first, content = b"1" * size, b"2" * size
+    with bad_host(tmp_path, roots[0]) as host, daemon(tmp_path, environ=surroundings(roots, host)) as node:
+        upload(node, b"0" * size, 201)  # makes what all uploads need
+        counts = host.calls(Kind.WRITES), host.calls(Kind.FORCES)
+        upload(node, first, 201)
+        writes, forces = host.calls(Kind.WRITES) - counts[0], host.calls(Kind.FORCES) - counts[1]
+        host.fail(Kind.WRITES, after=writes)
+        host.fail(Kind.FORCES, after=forces - 1)
+        if size > SMALL_BYTES:
+            upload(node, content, 500)
+        copies = [place(root, Digest.of(content).encoded) for root in roots]
+        assert json.loads(upload(node, content, 200)) == [str(copies[1])]
+        assert [path.read_bytes() for path in copies] == [content, content]
+        host.be_well()
+        forced = host.calls(Kind.FORCES)
+        for _ in range(2):
+            assert json.loads(upload(node, content, 200)) == [str(path) for path in copies]
+        assert host.calls(Kind.FORCES) > forced
