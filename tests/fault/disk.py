@@ -22,11 +22,17 @@ OPTIONS = "noauto_da_alloc,commit=300,errors=remount-ro"
 """Nothing is forced to disk but what the daemon asks for, and an error of the file system makes it read-only."""
 
 RELEASE_SECONDS = 20.0
+SPARE_MIB = 64
+"""What a drive has beside the image on it."""
 
 
 @dataclass
 class Disk:
-    """A file system on a loop device, mounted at `root`."""
+    """A file system on a loop device, mounted at `root`.
+
+    With a `drive`, the image lies on that ext4, and loses its power with it: then, as on a real drive with a cache of
+    its own, only what the file system has flushed is left, and any file system can be tried.
+    """
 
     BLOCK: ClassVar = 4096
 
@@ -34,6 +40,7 @@ class Disk:
     image: Path
     root: Path
     file_system: str = "ext4"
+    drive: "Disk | None" = None
 
     @property
     def cache(self) -> Path:
@@ -44,6 +51,9 @@ class Disk:
         return Path("/sys/fs/ext4") / Path(self.device).name
 
     def mount(self) -> None:
+        if self.drive is not None and not self.device:
+            self.drive.mount()
+            self.device = _run("losetup", "--find", "--show", str(self.image)).strip()
         options = OPTIONS if self.file_system == "ext4" else "defaults"
         _run("mount", "-t", self.file_system, "-o", options, self.device, str(self.root))
 
@@ -51,9 +61,13 @@ class Disk:
         """Unmount, and wait until the kernel lets go of the file system: other mount namespaces may hold it a while."""
         _run("umount", str(self.root))
         deadline = time.monotonic() + RELEASE_SECONDS
-        while self._in_kernel.exists():
+        while list(Path("/sys/fs", self.file_system).glob(f"**/{Path(self.device).name}")):
             assert time.monotonic() < deadline, f"{self.device}: another mount namespace holds it"
             time.sleep(0.01)
+        if self.drive is not None:
+            _run("losetup", "--detach", self.device)
+            self.device = ""
+            self.drive.unmount()
 
     @contextmanager
     def filled(self, *, room: int) -> Iterator[None]:
@@ -73,6 +87,9 @@ class Disk:
 
     def lose_power(self) -> None:
         """Stop the file system at once; every further access fails."""
+        if self.drive is not None:
+            self.drive.lose_power()
+            return
         descriptor = os.open(self.root, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
@@ -123,8 +140,23 @@ def btrfs(directory: Path) -> Iterator[Disk]:
 
 
 @contextmanager
-def _made(directory: Path, mib: int, *command: str) -> Iterator[Disk]:
-    image, root = directory / "disk.img", directory / "disk"
+def on_drive(directory: Path, file_system: str, *, mib: int) -> Iterator[Disk]:
+    """Make a disk with a drive of its own; skip the test where this kernel does not know the file system."""
+    if file_system not in Path("/proc/filesystems").read_text().split():
+        pytest.skip(f"this kernel has no {file_system}")
+    root = directory / "root"
+    with (
+        ext4(directory, mib=mib + SPARE_MIB) as drive,
+        _made(drive.root, mib, f"mkfs.{file_system}", "-q", root=root) as disk,
+    ):
+        disk.file_system, disk.drive = file_system, drive
+        with _mounted(disk):
+            yield disk
+
+
+@contextmanager
+def _made(directory: Path, mib: int, *command: str, root: Path | None = None) -> Iterator[Disk]:
+    image, root = directory / "disk.img", root or directory / "disk"
     with image.open("wb") as file:
         file.truncate(mib << 20)
     root.mkdir()
@@ -136,7 +168,8 @@ def _made(directory: Path, mib: int, *command: str) -> Iterator[Disk]:
     try:
         yield disk
     finally:
-        _run("losetup", "--detach", disk.device)
+        if disk.device:
+            _run("losetup", "--detach", disk.device)
 
 
 @contextmanager
