@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from nekko.oci.digest import Digest
-from nekko.replicas.storage import Storage
+from nekko.replicas.storage import Storage, writer
 from nekko.store.identity import Identity, identity_of
 from nekko.store.layout import sync_directory
 
@@ -28,7 +28,7 @@ class NewCopy:
     def __init__(self, storage: Storage, digest: Digest) -> None:
         self.final = storage.place(digest)
         self._storage = storage
-        self._temporary = f"{storage.incoming}/{digest.encoded}.{next(_numbers)}.{os.getpid()}"
+        self._temporary = f"{storage.incoming}/{digest.encoded}.{next(_numbers)}.{writer()}"
         self._file = -1
         self._written = self._flushed = 0
         self._is_published = False

@@ -5,10 +5,12 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from nekko.oci.digest import Digest
 from nekko.replicas.aside import Aside
+from nekko.store.boot import boot_id
 from nekko.store.layout import mount_of, sync_directory
 
 SUFFIX = ".dat"
@@ -162,8 +164,8 @@ class Storage:
         A writer that was killed in between has left both; the next one would take the directories for forced.
         """
         for path in self.incoming.glob("*.*"):
-            pid = path.suffix.removeprefix(".")
-            if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
+            *_, boot, pid = path.name.split(".")
+            if pid.isdigit() and (boot != _boot() or int(pid) == os.getpid() or not Path("/proc", pid).exists()):
                 if match := _INCOMING.match(path.name):
                     leaf = self.path(Digest("sha256", match[1])).parent
                     for directory in filter(Path.is_dir, leaf.parents[:_DEPTH]):
@@ -196,6 +198,16 @@ class Storage:
             for second in _hex_directories(first, names[:2]):
                 for third in _hex_directories(second, names):
                     yield third.relative_to(self.root)
+
+
+def writer() -> str:
+    """Give what tells this process from every other that has written, or still writes, to a storage."""
+    return f"{_boot()}.{os.getpid()}"
+
+
+@cache
+def _boot() -> str:
+    return boot_id().partition("-")[0]
 
 
 def _is_same(root: Path, other: Path) -> bool:

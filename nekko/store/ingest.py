@@ -30,6 +30,7 @@ import trio
 
 from nekko.errors import DigestMismatchError, IntegrityError, SizeMismatchError, StorageFullError
 from nekko.oci.digest import Digest
+from nekko.store.boot import boot_id
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
 from nekko.store.extents import Extent, cut, joined, total
@@ -174,7 +175,7 @@ class Ingest:
         self._file = os.open(self._directory / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.state = read_state(self._directory)
         size = os.fstat(self._file).st_size
-        if self.state.boot != _boot_id():
+        if self.state.boot != boot_id():
             trusted = self.state.durable
         else:
             trusted = ((0, size),) if self.state.written is None else self.state.written
@@ -193,7 +194,7 @@ class Ingest:
     def _save(self, **changes: Any) -> None:
         with self._saving:
             written = self._extents() if self._has_holes else None
-            self.state = IngestState(**(asdict(self.state) | {"boot": _boot_id(), "written": written} | changes))
+            self.state = IngestState(**(asdict(self.state) | {"boot": boot_id(), "written": written} | changes))
             replace_file(self._directory / "state.json", json.dumps(asdict(self.state)).encode())
 
     def _begin_ahead(self) -> None:
@@ -327,10 +328,3 @@ def read_state(directory: Path) -> IngestState:
         return IngestState()
     except (ValueError, TypeError, AttributeError):  # written by rename, so only damage or another version gets here
         return IngestState()
-
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()

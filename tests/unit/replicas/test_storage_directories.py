@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nekko.oci.digest import Digest
-from nekko.replicas.storage import Storage
+from nekko.replicas.storage import Storage, writer
+from nekko.store.boot import boot_id
 
 SECONDS = 10.0
 
@@ -56,7 +57,7 @@ def test_directories_of_a_writer_that_was_killed_are_forced_before_it_is_forgott
     leaf = storage.path(digest).parent
     leaf.parent.mkdir(parents=True)
     storage.incoming.mkdir(parents=True)
-    left = storage.incoming / f"{digest.encoded}.0.{os.getpid()}"
+    left = storage.incoming / f"{digest.encoded}.0.{writer()}"
     left.touch()
     forced: list[str] = []
 
@@ -68,6 +69,20 @@ def test_directories_of_a_writer_that_was_killed_are_forced_before_it_is_forgott
     storage.remove_stale()
     assert forced == [str(place) for place in (leaf.parent, leaf.parent.parent, tmp_path)]
     assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("boot", "stays"), [(boot_id().partition("-")[0], True), ("0", False)], ids=["this boot", "another boot"]
+)
+def test_what_a_process_that_runs_is_writing_stays_unless_it_is_of_another_boot(
+    tmp_path: Path, boot: str, stays: bool
+) -> None:
+    storage = Storage(tmp_path)
+    storage.incoming.mkdir(parents=True)
+    left = storage.incoming / f"{Digest.of(b'x').encoded}.0.{boot}.{os.getppid()}"
+    left.touch()
+    storage.remove_stale()
+    assert left.exists() == stays
 
 
 def test_directory_that_another_thread_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
