@@ -15,6 +15,7 @@ import trio
 from nekko.config.settings import Settings
 from nekko.errors import DigestMismatchError, NekkoError, NoStorageError, StorageAwayError, StorageBrokenError
 from nekko.oci.digest import Digest
+from nekko.replicas.forcing import FileSystems
 from nekko.replicas.locations import Locations
 from nekko.replicas.lost import Lost, Spare
 from nekko.replicas.proofs import Proofs
@@ -115,12 +116,12 @@ class Replicas:
         return ReplicaStatistics(counts["stored"], counts["restored"], counts["failed"], waiting)
 
     async def prepare(self) -> None:
-        """Remove what uploads to an earlier process have left; tell of storages that cannot be used or share a disk."""
+        """Settle what uploads to an earlier process have left; tell of storages that cannot be used or share a disk."""
         for storage in self._storages():
             try:
-                await trio.to_thread.run_sync(storage.remove_stale, limiter=self._threads)
+                await trio.to_thread.run_sync(_settle, storage, limiter=self._threads)
             except OSError as error:
-                log.warning("%s: what earlier uploads left cannot be removed: %s", storage.root, error.strerror)
+                log.warning("%s: what earlier uploads left cannot be settled: %s", storage.root, error.strerror)
         if problems := await self.problems():
             for problem in problems:
                 log.error("%s", problem)
@@ -446,6 +447,13 @@ def _lasting(storages: StorageTuple, digest: Digest) -> tuple[Path, ...]:
     if not lasting and failure is not None:
         raise StorageBrokenError(storages, failure.strerror)
     return tuple(lasting)
+
+
+def _settle(storage: Storage) -> None:
+    """Remove what a writer that was killed has left, and force the names that it gave: they are told as lasting."""
+    storage.remove_stale()
+    with FileSystems([storage.root]) as disk:
+        disk.force()
 
 
 def _usable(storages: Sequence[Storage]) -> tuple[Storage, ...]:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from nekko.oci.digest import Digest
 from nekko.store.layout import replace_file
+from tests.api.test_replicas import place
 from tests.daemon import Daemon, daemon
 from tests.fault.disk import Disk, on_drive
 from tests.fault.matrix import Promise, Trial
@@ -71,6 +73,28 @@ def test_what_is_not_flushed_to_the_drive_is_gone(tmp_path: Path, file_system: s
         disk.mount()
         assert forced.read_bytes() == b"forced"
         assert not written.exists()
+
+
+async def test_after_the_start_that_followed_a_kill(trial: Trial, machine: Machine) -> None:
+    disks, node, content = machine.disks, machine.node, b"content"
+    sha = Digest.of(content).encoded
+    trial.fault = f"after the start that followed a `kill -9` before a name was forced, on {disks[0].file_system}"
+    with trial.promise(Promise.ENDED), trio.fail_after(LIMIT_SECONDS):
+        await trio.to_thread.run_sync(node.stop, signal.SIGKILL)
+        for path in (place(disk.root, sha) for disk in disks):
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+        await trio.to_thread.run_sync(node.start)
+        async with Uploads(node, []).client() as client:
+            answer = await client.post(f"/{sha}", content=content)
+        for disk in disks:
+            await trio.to_thread.run_sync(disk.lose_power)
+        await trio.to_thread.run_sync(node.stop, signal.SIGKILL)
+        await trio.to_thread.run_sync(machine.mount)
+    trial.seen = str(answer.status_code)
+    assert trial.seen == "200"
+    with trial.promise(Promise.RIGHT), trial.promise(Promise.KEPT):
+        assert [Path(path).read_bytes() for path in answer.json()] == [content, content]
 
 
 @pytest.mark.parametrize("which", ["both", "one"])
