@@ -44,6 +44,7 @@ class ServerConfig(Config):
     errorlog = None
     include_server_header = False
     keep_alive_max_requests = 1_000_000
+    max_app_queue_size = 2  # parts of a body, of half a megabyte each, for every upload: one is taken, one comes
     _lines = (0, b"")
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:

@@ -11,8 +11,8 @@ import trio
 from nekko.oci.digest import Digest
 from nekko.tasks import take_each
 
-BATCH_BYTES = 2 << 20
-"""Hashed and written in one go by a thread: enough that the hop to it does not count."""
+BATCH_BYTES = 1 << 20
+"""Hashed and written in one go by a thread: enough that the hop to it does not count. Each upload has two in memory."""
 
 Chunks = AsyncGenerator[bytes, None] | AsyncGenerator[memoryview, None]
 """One that is large enough to be worth a thread stays as it is until two more were taken."""

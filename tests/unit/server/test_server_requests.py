@@ -116,6 +116,16 @@ async def test_body_arrives_whole(start: Start) -> None:
     assert (await server.ask(method="POST", body=body)).body == b"True"
 
 
+async def test_refusal_of_a_body_that_has_come_keeps_the_connection(start: Start) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"no", 413)
+
+    client = await (await start(refuse)).connect()
+    for _ in range(20):
+        answer = await client.ask("/", "PUT", b"x" * 1000)  # h11 refuses to send another one on what is closed
+        assert (answer.status, "connection" in answer.headers) == (413, False)
+
+
 async def test_answer_before_the_body_was_read_reaches_a_client_that_sends_on(start: Start) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await wait_all_tasks_blocked(0.01)  # every buffer on the way here is full, and so is the queue of events

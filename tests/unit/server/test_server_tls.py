@@ -17,6 +17,7 @@ from nekko.errors import ConfigInvalidError
 from nekko.server.tls import server_tls
 from tests.unit.server.serving import PATIENT, Client, Receive, Scope, Send, Server, Start, hello, read_all, respond
 from tests.unit.server.test_server_at_once import Now
+from tests.unit.server.test_server_soon import echo, never, ready
 
 MIB = 1 << 20
 
@@ -285,3 +286,17 @@ async def test_new_certificate_is_for_new_connections_and_a_broken_one_is_not_ta
     tls.load()
     assert (await connect(server, authority)).stream.getpeercert(binary_form=True) != before
     assert (await old.ask()).body == b"ok"
+
+
+async def test_uploads_are_taken_past_the_application_where_they_are_small(
+    start: Start, settings: Settings, authority: trustme.CA
+) -> None:
+    """A thread could not receive a large one: it would be TLS that arrives."""
+    client = await connect(
+        await start(echo, settings, at_once=never, soon=ready(), tls=server_tls(settings)), authority
+    )
+    content = b"x" * 100_000
+    asked = [("/soon", b"small"), ("/large", content), ("/soon", content), ("/refused", b"y")]
+    answers = [await client.ask(path, "PUT", body) for path, body in asked]
+    assert [answer.status for answer in answers] == [201, 200, 201, 412]
+    assert [answer.body for answer in answers[:3]] == [b"soon:small", b"app:" + content, b"soon:" + content]
