@@ -159,7 +159,8 @@ def whole(
 ) -> Answer:
     """Answer with a body, honouring Range and If-Range. `cut_after`, `stall_after` count bytes of this answer.
 
-    A stalled answer goes on when `gate` is set; without a gate it never does. `pace` gives the link of each answer.
+    A stalled answer goes on when `gate` is set; without a gate it ends when the client hangs up. `pace` gives the link
+    of each answer.
     """
 
     async def answer(stream: trio.SocketStream, request: Request) -> None:
@@ -181,9 +182,9 @@ def whole(
         if stall_after is not None:
             await _send(stream, part[:stall_after])
             if gate is None:
-                await trio.sleep_forever()
-            else:
-                await gate.wait()
+                await stream.receive_some(1)  # until the client hangs up
+                return
+            await gate.wait()
             part = part[stall_after:]
         await _send(stream, part if cut_after is None else part[:cut_after], pace() if pace else None)
 
