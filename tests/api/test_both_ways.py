@@ -166,10 +166,7 @@ class Both:
         assert client.base_url.port is not None
         with trio.fail_after(20):
             seen = Seen(*await exchange(client.base_url.port, case, *more), self._stored(), any(self.watch.answered))
-        records = [record for record in self.caplog.records if record.name == "nekko.api.request_log"]
-        fields: list[dict[str, Any]] = [vars(record)["fields"] for record in records]
-        told = [(each["method"], each["path"], each["status"]) for each in fields]
-        seen.log = [each for each in told if each[1] not in ("/metrics", "/health/live")]
+        seen.log = self.told()
         seen.statsd = Counter(_MEMBER.sub("", line.partition(":")[0]) for line in received(self.statsd_server))
         seen.figures = {
             name: grown for name, count in (await self._figures()).items() if (grown := count - before.get(name, 0.0))
@@ -177,6 +174,13 @@ class Both:
         for path in (path for root in self.roots for path in root.rglob("*.dat")):
             assert (await client.delete(f"/{path.stem}")).status_code == 204
         return seen
+
+    def told(self) -> list[tuple[str, str, int]]:
+        """Give what the log tells of requests for files."""
+        records = [record for record in self.caplog.records if record.name == "nekko.api.request_log"]
+        fields: list[dict[str, Any]] = [vars(record)["fields"] for record in records]
+        told = [(each["method"], each["path"], each["status"]) for each in fields]
+        return [each for each in told if each[1] not in ("/metrics", "/health/live")]
 
     async def _figures(self) -> dict[str, float]:
         lines = (await self.served.client.get("/metrics")).text.splitlines()
@@ -277,3 +281,22 @@ async def test_both_ways_are_the_same_to_everybody(
     assert (short.is_short, long.is_short) == (case.is_short, False)
     assert short == long
     assert len(short.log) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("Cookie: x",)], ids=["short", "long"])
+async def test_upload_that_the_stop_cuts_is_told_and_leaves_nothing(
+    more: tuple[str, ...], tmp_path: Path, statsd_server: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = upload("cut", LARGE)
+    async with both(tmp_path, statsd_server, caplog, send_timeout_seconds=600.0) as node:
+        port = node.served.client.base_url.port
+        assert port is not None
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(case.head(*more) + LARGE[:-1])
+        with trio.fail_after(20):
+            while not any(path.is_file() for root in node.roots for path in root.rglob("*")):
+                await trio.sleep(0.01)
+    await stream.aclose()
+    assert node.told() == [("PUT", f"/{sha(LARGE)}", 0)]
+    assert [line.partition("|")[0] for line in received(statsd_server)] == ["request.post.count:1"]
+    assert not any(path.is_file() for root in node.roots for path in root.rglob("*"))

@@ -60,9 +60,10 @@ class Soon:
     def __init__(self, door: FileDoor, requests: RequestLog) -> None:
         self._door = door
         self._requests = requests
-        before, pairs, _ = ",".join(door.settings.file_sources).partition("pairs")
-        self._reads_pairs = bool(pairs) and before in ("", "layout,") and not door.settings.read_auth
-        self._is_layout_first = bool(before)
+        sources = door.settings.file_sources
+        self._is_layout_first = sources[:1] == ("layout",)
+        asked_next = sources[1:2] if self._is_layout_first else sources[:1]
+        self._reads_pairs = asked_next == ("pairs",) and not door.settings.read_auth
 
     async def fetch(self, method: str, target: str, peer: Peer) -> Answer | None:
         """Answer a GET or HEAD of a small file of storagePairs."""
