@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import trio
 from quart import Blueprint, Response, request
 
 from nekko.api.access import Access
@@ -17,7 +16,7 @@ from nekko.api.responses import json_response, time_text
 from nekko.errors import NameInvalidError, ReplicasUnknownError, RequestInvalidError, StorageBrokenError
 from nekko.oci.digest import Digest
 from nekko.replicas.replicas import Replicas
-from nekko.replicas.tuples import Listed, digests_on, listed
+from nekko.replicas.tuples import Listed, StorageTuple, digests_on, listed
 
 ROOT = "/admin/replicas"
 
@@ -31,7 +30,10 @@ def build(replicas: Replicas | None, access: Access) -> Blueprint:
         access.may_change(request.scope)
         limit, after = page_limit(), request.args.get("after", "")
         begin = _digest(after).encoded if after else ""
-        files, following = await trio.to_thread.run_sync(partial(_page, _there(replicas), begin, limit))
+        try:
+            files, following = await _there(replicas).everywhere(partial(_page, after=begin, limit=limit))
+        except OSError as error:
+            raise StorageBrokenError(error.filename or "storagePairs", error.strerror) from error
         return _text(files, following, limit) if _wants_text() else _json(files, following)
 
     @door.delete(f"{ROOT}/<sha256>")
@@ -49,13 +51,10 @@ def _there(replicas: Replicas | None) -> Replicas:
     return replicas
 
 
-def _page(replicas: Replicas, after: str, limit: int) -> tuple[list[Listed], str]:
+def _page(tuples: Sequence[StorageTuple], after: str, limit: int) -> tuple[list[Listed], str]:
     """Give some files, and the hash that the next page follows; none at the end."""
-    try:
-        digests = digests_on(replicas.tuples, after=after, limit=limit + 1)
-        files = [file for digest in digests[:limit] if (file := listed(replicas.tuples, digest)) is not None]
-    except OSError as error:
-        raise StorageBrokenError(error.filename, error.strerror) from error
+    digests = digests_on(tuples, after=after, limit=limit + 1)
+    files = [file for digest in digests[:limit] if (file := listed(tuples, digest)) is not None]
     return files, digests[limit - 1].encoded if len(digests) > limit else ""
 
 

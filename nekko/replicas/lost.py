@@ -7,13 +7,13 @@ asked for, and a storage has to confirm it.
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
-
-import trio
 
 from nekko.oci.digest import Digest
 from nekko.replicas.storage import Storage
 from nekko.replicas.tuples import StorageTuple
+from nekko.replicas.watch import Watch
 from nekko.store.incoming import Chunks
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ class Spare(Protocol):
 class Lost:
     """Lost files, each with the tuple that had it."""
 
-    def __init__(self, spare: Spare | None, threads: trio.CapacityLimiter) -> None:
+    def __init__(self, spare: Spare | None, watch: Watch) -> None:
         self._spare = spare
-        self._threads = threads
+        self._watch = watch
         self._files: dict[Digest, StorageTuple] = {}
 
     def add(self, digest: Digest, storages: StorageTuple) -> None:
@@ -50,7 +50,7 @@ class Lost:
         """Take note of what some storages of a tuple remember."""
         for storage in usable:
             try:
-                found = await trio.to_thread.run_sync(storage.lost, limiter=self._threads)
+                found = await self._watch.do([storage], storage.lost)
             except OSError as error:
                 log.warning("%s: cannot tell what is lost: %s", storage.root, error.strerror)
             else:
@@ -64,7 +64,11 @@ class Lost:
         """
         known = self._files.pop(digest, None)
         for each in {each for each in (known, storages) if each is not None}:
-            await trio.to_thread.run_sync(_settle, each, digest, limiter=self._threads)
+            for storage in each.storages:
+                try:
+                    await self._watch.do([storage], partial(storage.settle, digest))
+                except OSError as error:  # it is looked for once more then, and found
+                    log.warning("%s: still remembers that %s was lost: %s", storage.root, digest, error.strerror)
 
     def due(self) -> Iterator[tuple[Digest, StorageTuple]]:
         """Give what is to be asked for; without a spare place that is nothing."""
@@ -74,7 +78,7 @@ class Lost:
         """Ask the spare place for a file that a tuple lost; see `Spare`. One that it does not have is forgotten."""
         if self._spare is None:
             return None
-        if not await trio.to_thread.run_sync(_has_lost, storages, digest, limiter=self._threads):
+        if not await self._watch.do(storages.storages, partial(_has_lost, storages, digest)):
             self._files.pop(digest, None)
             return None
         found = await self._spare.chunks(digest)
@@ -85,11 +89,3 @@ class Lost:
 
 def _has_lost(storages: StorageTuple, digest: Digest) -> bool:
     return any(storage.has_lost(digest) for storage in storages.storages)
-
-
-def _settle(storages: StorageTuple, digest: Digest) -> None:
-    for storage in storages.storages:
-        try:
-            storage.settle(digest)
-        except OSError as error:  # it is looked for once more then, and found
-            log.warning("%s: still remembers that %s was lost: %s", storage.root, digest, error.strerror)

@@ -4,11 +4,12 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -22,8 +23,9 @@ from nekko.replicas.proofs import Proofs
 from nekko.replicas.room import Room
 from nekko.replicas.small import SmallFile, SmallFiles
 from nekko.replicas.storage import Storage
-from nekko.replicas.tuples import Copies, StorageTuple, tuples_of
+from nekko.replicas.tuples import Copies, StorageTuple, Unread, tuples_of
 from nekko.replicas.unreadable import Unreadable
+from nekko.replicas.watch import Watch, silence
 from nekko.replicas.writing import Writing
 from nekko.store.capacity import is_disk_full
 from nekko.store.content import Blob
@@ -32,11 +34,8 @@ from nekko.store.incoming import BATCH_BYTES, Chunked, Incoming, Stored
 from nekko.store.locks import Locks
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-THREADS = 16
-"""For disks: some requests at once, each on the members of a tuple."""
-ANSWER_SECONDS = 5.0
-"""A storage that does not say for so long how it is hangs."""
 MAX_REPAIRS = 1000
 """Files waiting to be restored; of what is beyond, the next reader sees the same."""
 
@@ -99,12 +98,12 @@ class Replicas:
         self.tuples = tuples_of(settings)
         self.proofs = Proofs()
         self._unreadable = Unreadable(self.proofs)
-        self._threads = trio.CapacityLimiter(THREADS)
-        self._lost = Lost(spare, self._threads)
+        self.watch = Watch(self.tuples, settings.storage_timeout_seconds)
+        self._lost = Lost(spare, self.watch)
         self._locations = Locations(settings)
         self._locks = Locks()
-        self._room = Room(self.tuples, settings, self._threads)
-        self._small = SmallFiles(self.tuples, self._room, self.proofs)
+        self._room = Room(self.tuples, settings, self.watch)
+        self._small = SmallFiles(self.tuples, self._room, self.proofs, self.watch)
         self._draw = random.Random()  # noqa: S311 - it balances
         self._repairs, self._to_repair = trio.open_memory_channel[tuple[StorageTuple, Digest]](MAX_REPAIRS)
         self._counts: Counter[str] = Counter()
@@ -117,23 +116,25 @@ class Replicas:
 
     async def prepare(self) -> None:
         """Settle what uploads to an earlier process have left; tell of storages that cannot be used or share a disk."""
+        problems = await self.problems()  # first: whichever hangs is left alone then
         for storage in self._storages():
             try:
-                await trio.to_thread.run_sync(_settle, storage, limiter=self._threads)
+                await self.watch.do([storage], partial(_settle, storage))
             except OSError as error:
                 log.warning("%s: what earlier uploads left cannot be settled: %s", storage.root, error.strerror)
-        if problems := await self.problems():
+        if problems:
             for problem in problems:
                 log.error("%s", problem)
             return
         for storages in self.tuples:
-            if await trio.to_thread.run_sync(storages.is_on_one_disk, limiter=self._threads):
+            if await self.watch.do(storages.storages, storages.is_on_one_disk):
                 log.warning("%s: share a file system, so one broken disk takes more than one copy", storages)
 
     async def run(self) -> None:
-        """Restore what readers found lacking, one file at a time, until cancelled; then close what is open."""
+        """Watch the storages, and restore what readers found lacking, one file at a time, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.watch.run)
                 nursery.start_soon(self._small.run)
                 async for storages, digest in self._to_repair:
                     await self.mend(storages, digest)
@@ -158,13 +159,7 @@ class Replicas:
 
     async def problems(self) -> list[str]:
         """Say of each storage that cannot be used why not."""
-        return [problem for storage in self._storages() if (problem := await self.problem_of(storage)) is not None]
-
-    async def problem_of(self, storage: Storage) -> str | None:
-        """Say why a storage cannot be used, None if it can."""
-        with trio.move_on_after(ANSWER_SECONDS):
-            return await trio.to_thread.run_sync(storage.problem, abandon_on_cancel=True)
-        return f"{storage.root} does not answer"
+        return [problem for storage in self._storages() if (problem := await self.watch.problem(storage)) is not None]
 
     async def open(self, digest: Digest, lookup: Lookup | None = None) -> Opened | None:
         """Open a proven copy of a file; None if no storage has one. `lookup` is told how it was looked for.
@@ -210,10 +205,10 @@ class Replicas:
     async def stat(self, digest: Digest) -> tuple[Storage, os.stat_result] | None:
         """Find a file without reading it; None where only `open` can tell whether there is a right copy."""
 
-        def look() -> tuple[Storage, os.stat_result] | None:
-            return next((seen for storages in self.tuples if (seen := storages.stat(digest)) is not None), None)
-
-        return await trio.to_thread.run_sync(look, limiter=self._threads)
+        for storages in self.tuples:
+            if (seen := await self._with(storages, lambda there: there.stat(digest))) is not None:
+                return seen
+        return None
 
     async def held(self, digest: Digest) -> tuple[Path, ...]:
         """Give the places of a file that is here, with copies restored where that is possible; none if it is not."""
@@ -260,7 +255,7 @@ class Replicas:
             await self._lost.discard(digest)
             for storage in self._storages():
                 try:
-                    await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
+                    await self.watch.do([storage], partial(storage.remove, digest))
                 except OSError as error:
                     raise StorageBrokenError(storage.root, error.strerror) from error
 
@@ -281,11 +276,11 @@ class Replicas:
                 return Restoration(is_found=True, restored=usable)
             return Restoration(is_found=False, faults=copies.faults, is_lost=copies.was_wrong)
         try:
-            set_aside = partial(self._unreadable.set_aside, copies, digest)
-            copies = await trio.to_thread.run_sync(set_aside, limiter=self._threads)
-            usable = await trio.to_thread.run_sync(_usable, copies.lacking, limiter=self._threads)
-            if usable:
-                await self._copy(copies.descriptor, usable, digest)
+            if copies.unreadable:
+                set_aside = partial(self._unreadable.set_aside, copies, digest)
+                copies = await self.watch.do(storages.storages, set_aside)
+            if usable := await self._usable(copies.lacking):
+                await self._copy(copies, usable, digest)
                 self._count_restored(digest, usable, "")
         except DigestMismatchError:  # it rotted since it was proven: the next look sets it aside
             assert copies.path is not None
@@ -307,14 +302,30 @@ class Replicas:
         if copies.descriptor < 0:
             return False
         try:
-            await self._copy(copies.descriptor, target.storages, digest)
+            await self._copy(copies, target.storages, digest)
         except OSError as error:
             raise _told(error, target) from error
         finally:
             os.close(copies.descriptor)
         for storage in source.storages:
-            await trio.to_thread.run_sync(storage.remove, digest, limiter=self._threads)
+            await self.watch.do([storage], partial(storage.remove, digest))
         return True
+
+    async def everywhere(self, work: Callable[[Sequence[StorageTuple]], T]) -> T:
+        """Do something that blocks with the tuples, as far as their storages answer.
+
+        Raises:
+            TimeoutError: None does.
+            Exception: What `work` raises.
+        """
+        while True:
+            tuples = [there for each in self.tuples if (there := self.watch.answering(each)).storages]
+            storages = [storage for each in tuples for storage in each.storages]
+            try:
+                return await self.watch.do(storages or tuple(self._storages()), partial(work, tuples))
+            except TimeoutError:
+                if not storages:
+                    raise
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -325,11 +336,30 @@ class Replicas:
         return bool(copies.lacking) or self._unreadable.may_be_set_aside(copies)
 
     async def _look(self, storages: StorageTuple, digest: Digest, *, prove_all: bool = False) -> Copies:
-        look = partial(storages.look, digest, self.proofs, prove_all=prove_all)
-        copies = await trio.to_thread.run_sync(look, limiter=self._threads)
+        def look(there: StorageTuple) -> Copies:
+            return there.look(digest, self.proofs, prove_all=prove_all)
+
+        copies = await self._with(storages, look, undo=_close)
+        if copies is None:  # what it has cannot be told
+            silent = [Unread(each, each.path(digest), silence([each])) for each in storages.storages]
+            return Copies(-1, (), tuple(silent))
         if copies.was_wrong and copies.descriptor < 0:
             self._lost.add(digest, storages)
         return copies
+
+    async def _with(
+        self, storages: StorageTuple, work: Callable[[StorageTuple], T], *, undo: Callable[[T], object] | None = None
+    ) -> T | None:
+        """Do something with those storages of a tuple that answer, see `Watch.do`; None: none of them does."""
+        while (there := self.watch.answering(storages)).storages:
+            try:
+                return await self.watch.do(there.storages, partial(work, there), undo=undo)
+            except TimeoutError as error:
+                log.debug("%s: begun anew: %s", storages, error.strerror)
+        return None
+
+    async def _usable(self, storages: Sequence[Storage]) -> tuple[Storage, ...]:
+        return tuple([storage for storage in storages if await self.watch.problem(storage) is None])
 
     def _order(self, hint: Path | None) -> list[StorageTuple]:
         """Give the tuples as they are to be looked at: by chance, but that which a hint names first.
@@ -364,19 +394,20 @@ class Replicas:
                     await self.restore(storages, digest)
                 except (NekkoError, OSError) as error:
                     log.error("%s: %s cannot be restored: %s", storages, digest, error)
-            return await trio.to_thread.run_sync(_lasting, storages, digest, limiter=self._threads)
+            return await self._with(storages, lambda there: _lasting(there, digest)) or ()
         return ()
 
     async def _receive(self, digest: Digest, size: int | None, incoming: Incoming) -> tuple[Path, ...]:
         async with self._room.reserve(size) as reservation:
+            storages = reservation.storages.storages
 
             def write(batch: memoryview) -> None:
                 if not reservation.is_size_known:
-                    self._room.check(reservation)
+                    self.watch.do_from_thread(storages, partial(self._room.check, reservation))
                 writing.write(batch)
 
             try:
-                async with self._writing(reservation.storages.storages, digest) as writing:
+                async with self._writing(storages, digest) as writing:
                     await incoming.drain(write, reservation.spend)
                     return self._remember(await writing.publish())
             except OSError as error:
@@ -384,12 +415,12 @@ class Replicas:
 
     async def _fetch_lost(self, storages: StorageTuple, digest: Digest) -> tuple[Storage, ...]:
         """Have a file from the spare place; give the storages that it is on now, none if it is not there either."""
-        usable = await trio.to_thread.run_sync(_usable, storages.storages, limiter=self._threads)
+        usable = await self._usable(storages.storages)
         chunks = await self._lost.chunks(digest, storages) if usable else None
         if chunks is None:
             return ()
         async with self._writing(usable, digest) as writing:
-            await Chunked(chunks, self._threads).drain(writing.write, lambda _: None)
+            await Chunked(chunks).drain(writing.write, lambda _: None)
             self._remember(await writing.publish())
         await self._lost.discard(digest, storages)
         self._count_restored(digest, usable, " from the object store")
@@ -399,20 +430,22 @@ class Replicas:
         self._counts["restored"] += len(storages)
         log.info("%s: restored on %s%s", digest, ", ".join(str(storage.root) for storage in storages), whence)
 
-    async def _copy(self, descriptor: int, storages: Sequence[Storage], digest: Digest) -> None:
+    async def _copy(self, copies: Copies, storages: Sequence[Storage], digest: Digest) -> None:
         async with self._writing(storages, digest) as writing:
-            await Chunked(self._read(descriptor), self._threads).drain(writing.write, lambda _: None)
-            self._remember(await writing.publish(modified_ns=os.fstat(descriptor).st_mtime_ns))
+            await Chunked(self._read(copies)).drain(writing.write, lambda _: None)
+            self._remember(await writing.publish(modified_ns=os.fstat(copies.descriptor).st_mtime_ns))
 
-    async def _read(self, descriptor: int) -> AsyncGenerator[bytes, None]:
+    async def _read(self, copies: Copies) -> AsyncGenerator[bytes, None]:
         offset = 0
-        while batch := await trio.to_thread.run_sync(os.pread, descriptor, BATCH_BYTES, offset, limiter=self._threads):
+        assert copies.path is not None
+        source = [storage for storage in self._storages() if copies.path.is_relative_to(storage.root)]
+        while batch := await self.watch.do(source, partial(os.pread, copies.descriptor, BATCH_BYTES, offset)):
             yield batch
             offset += len(batch)
 
     @asynccontextmanager
     async def _writing(self, storages: Sequence[Storage], digest: Digest) -> AsyncIterator[Writing]:
-        writing = Writing(storages, digest, self._threads)
+        writing = Writing(storages, digest, self.watch)
         try:
             await writing.open()
             yield writing
@@ -456,5 +489,6 @@ def _settle(storage: Storage) -> None:
         disk.force()
 
 
-def _usable(storages: Sequence[Storage]) -> tuple[Storage, ...]:
-    return tuple(storage for storage in storages if storage.problem() is None)
+def _close(copies: Copies) -> None:
+    if copies.descriptor >= 0:
+        os.close(copies.descriptor)

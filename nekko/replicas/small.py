@@ -28,6 +28,7 @@ from nekko.replicas.proofs import Proofs
 from nekko.replicas.room import Room
 from nekko.replicas.storage import Storage
 from nekko.replicas.tuples import StorageTuple
+from nekko.replicas.watch import Watch
 from nekko.tasks import Gathered
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class SmallFile:
 class SmallFiles:
     """The small files of some tuples. `run` has to run beside it."""
 
-    def __init__(self, tuples: Sequence[StorageTuple], room: Room, proofs: Proofs) -> None:
+    def __init__(self, tuples: Sequence[StorageTuple], room: Room, proofs: Proofs, watch: Watch) -> None:
         self._tuples = tuples
         self._room = room
         self._proofs = proofs
+        self._watch = watch
         # Their own: a visit waits for none of the longer way's, nor does that for them.
         limits: Any = {"most": TOGETHER, "threads": trio.CapacityLimiter(3), "patience": LATE_SECONDS}
         self._reading = Gathered(self._read_each, is_abandoned=True, **limits)
@@ -71,15 +73,15 @@ class SmallFiles:
 
     async def read(self, digest: Digest) -> SmallFile | None:
         """Read a file that every storage of its tuple has."""
-        return await self._reading.do(digest)
+        return None if self._watch.has_silent else await self._reading.do(digest)
 
     async def may_come(self, digest: Digest, size: int) -> bool:
         """Tell whether a file is on no storage, and there is room for it."""
-        return bool(await self._asking.do((digest, size)))
+        return not self._watch.has_silent and bool(await self._asking.do((digest, size)))
 
     async def store(self, digest: Digest, body: bytes) -> tuple[Path, ...] | None:
         """Store a file that no storage has, and nobody else is storing; give its places."""
-        return await self._storing.do((digest, body))
+        return None if self._watch.has_silent else await self._storing.do((digest, body))
 
     # --- visits: everything blocks -----------------------------------------------------------------------------------
 

@@ -1,9 +1,12 @@
 """One storage: a directory with a tree of files, in a process that may find it gone at any time. Everything blocks."""
 
+import mmap
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +24,17 @@ _DEPTH = 3
 _MOUNTS = Path("/proc/self/mountinfo")
 _LOCKS = 64
 """Of the directories of one storage; more than there are threads, so that few of them wait for each other."""
+MARK_BYTES = 4096
+"""What can be read past the memory of any disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a storage is: why it cannot be used, else what tells its file system apart, and the room there is."""
+
+    problem: str | None
+    device: int = 0
+    free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +47,17 @@ class Storage:
 
     root: Path
     is_mount_needed: bool = True
-    others: tuple[Path, ...] = ()
+    others: tuple["Storage", ...] = ()
     _making: tuple[threading.Lock, ...] = field(
         default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)), init=False, repr=False, compare=False
     )
     _unforced: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Directories, and files that should not be there, whose names may not survive power loss yet."""
+    _seen: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """What told it from all other directories when it was last looked at; nothing if it was not there.
+
+    A storage is compared with what was seen of another one: looking at that could mean waiting for it.
+    """
 
     def path(self, digest: Digest) -> Path:
         """Give the place of a file, whether it is there or not."""
@@ -63,9 +82,9 @@ class Storage:
         return self.root / ".nekko" / "member"
 
     def problem(self) -> str | None:
-        """Say why the storage cannot be used, or cannot be written."""
+        """Say why the storage cannot be used, or cannot be written; `others` are to be asked before."""
         try:
-            if not self.root.is_dir():
+            if not self._is_there():
                 return f"{self.root} is {'no directory' if self.root.exists() else 'missing'}"
             if self.is_mount_needed and mount_of(self.root, _MOUNTS.read_text("utf-8", "replace"))[0] == Path("/"):
                 return f"{self.root} is not mounted: it is on the root file system (requireMounts)"
@@ -73,11 +92,45 @@ class Storage:
                 return f"{self.root} is mounted read-only"
             if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
                 return f"{self.root} cannot be written"
-            if (same := next((other for other in self.others if _is_same(self.root, other)), None)) is not None:
-                return f"{self.root} is the same directory as {same}: a copy on both would be only one"
+            if (same := next((other for other in self.others if self._is_same(other)), None)) is not None:
+                return f"{self.root} is the same directory as {same.root}: a copy on both would be only one"
         except OSError as error:
             return f"{self.root}: {error.strerror}"
         return None
+
+    def state(self) -> "State":
+        """Say how the storage is, and what room it has."""
+        if (problem := self.problem()) is not None:
+            return State(problem)
+        try:
+            return State(None, self.device(), self.free_bytes())
+        except OSError as error:
+            return State(f"{self.root}: {error.strerror}")
+
+    def try_out(self) -> None:
+        """Have the storage itself answer, and not what is in memory of it. An error is an answer, too.
+
+        To remove what is not there has to wait where writing has to, and changes nothing. The mark is read past the
+        memory, from where it has something to read.
+        """
+        with suppress(OSError):
+            os.statvfs(self.root)
+            with suppress(FileNotFoundError):
+                os.unlink(self.incoming / "nothing")
+            mark = os.open(self.mark, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            try:
+                with mmap.mmap(-1, MARK_BYTES) as aligned:
+                    os.preadv(mark, [aligned], 0)
+            finally:
+                os.close(mark)
+
+    def set_mark(self) -> None:
+        """Write the mark, durably."""
+        self.mark.parent.mkdir(parents=True, exist_ok=True)
+        with self.mark.open("wb") as file:
+            file.write(bytes(MARK_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
     def free_bytes(self) -> int:
         """Tell how much room there is. Raises OSError where the storage does not say."""
@@ -92,6 +145,18 @@ class Storage:
     def device(self) -> int:
         """Give what tells file systems apart: storages on one share its room."""
         return self.root.stat().st_dev
+
+    def _is_there(self) -> bool:
+        try:
+            found = self.root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._seen.clear()
+            return False
+        self._seen[:] = [(found.st_dev, found.st_ino)]
+        return stat.S_ISDIR(found.st_mode)
+
+    def _is_same(self, other: "Storage") -> bool:
+        return bool(self._seen) and self._seen == other._seen
 
     def make_directory(self, path: Path) -> None:
         """Make a directory of the storage, and what it lacks above, so that all survive power loss.
@@ -208,13 +273,6 @@ def writer() -> str:
 @cache
 def _boot() -> str:
     return boot_id().partition("-")[0]
-
-
-def _is_same(root: Path, other: Path) -> bool:
-    try:
-        return root.samefile(other)
-    except OSError:  # the other one is gone, which is told of it and not of this one
-        return False
 
 
 def _hex_directories(parent: Path, begin: list[str]) -> list[Path]:

@@ -6,12 +6,12 @@ import os
 import random
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Self
 
 from nekko.config.settings import Settings
 from nekko.errors import DigestMismatchError
@@ -84,6 +84,10 @@ class StorageTuple:
 
     def __str__(self) -> str:
         return " + ".join(str(storage.root) for storage in self.storages)
+
+    def without(self, others: Collection[Storage]) -> Self:
+        """Give the tuple as if some of its storages were not there."""
+        return replace(self, storages=tuple(storage for storage in self.storages if storage not in others))
 
     def has(self, path: Path) -> bool:
         """Tell whether a path is on one of the storages."""
@@ -190,15 +194,6 @@ class StorageTuple:
         disks = [storage.device() for storage in self.storages if storage.is_mount_needed]
         return len(set(disks)) < len(disks)
 
-    def room(self, promised: Mapping[int, int], min_free_bytes: int) -> int:
-        """Tell how large a file may be, with `promised` bytes by device spoken for. OSError: a storage is gone."""
-        devices = Counter(storage.device() for storage in self.storages)
-        return min(
-            (storage.free_bytes() - promised.get(device, 0) - min_free_bytes) // devices[device]
-            for storage in self.storages
-            for device in [storage.device()]
-        )
-
 
 def digests_on(tuples: Sequence[StorageTuple], *, after: str, limit: int) -> list[Digest]:
     """Give the files that follow a hash in their order, each once, on whichever tuples they are.
@@ -234,10 +229,13 @@ def tuples_of(settings: Settings) -> tuple[StorageTuple, ...]:
     """Give the tuples that are configured."""
     writable = re.compile(settings.writable_pairs_regex)
     return tuple(
-        StorageTuple(
-            # Of two that are one directory the second cannot be used.
-            tuple(Storage(root, settings.require_mounts, roots[:n]) for n, root in enumerate(roots)),
-            all(writable.search(str(root)) for root in roots),
-        )
+        StorageTuple(_storages_at(roots, settings), all(writable.search(str(root)) for root in roots))
         for roots in settings.storage_pairs
     )
+
+
+def _storages_at(roots: Sequence[Path], settings: Settings) -> tuple[Storage, ...]:
+    storages: tuple[Storage, ...] = ()
+    for root in roots:  # of two that are one directory the second cannot be used
+        storages = (*storages, Storage(root, settings.require_mounts, storages))
+    return storages

@@ -8,11 +8,11 @@ only what lacks is read; the mark comes last, so that what was cut begins anew.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 """Storages are asked so often how they are."""
 PAGE = 256
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,14 @@ class Upkeep:
         self._look_seconds = look_seconds
         self.gone: set[Path] = set()
         """Storages that could not be used when they were last looked at, or were not refilled since."""
-        self._threads = trio.CapacityLimiter(1)  # beside what requests have: this is never urgent
+        self._watch = replicas.watch
+        self._silences: defaultdict[Path, int] = defaultdict(int)
+        """How often a storage had been silent when it was last refilled."""
 
     async def page(self, *, after: str, limit: int) -> Sequence[Digest]:
         """Give the files that follow one; see `Scrubbed`."""
-        return await self._page(self._replicas.tuples, after.partition(":")[2], limit)
+        begin = after.partition(":")[2]
+        return await self._replicas.everywhere(partial(digests_on, after=begin, limit=limit))
 
     async def verify(self, digest: Digest, *, pace: Pace) -> CopyFault | None:
         """Prove every copy of a file, set aside what is wrong and restore it; see `Scrubbed`.
@@ -73,30 +74,35 @@ class Upkeep:
         """Watch all storages, and refill each that needs it, until cancelled."""
         async with trio.open_nursery() as nursery:
             for storages in self._replicas.tuples:
-                nursery.start_soon(self._watch, storages)
+                nursery.start_soon(self._look_after, storages)
 
-    async def _watch(self, storages: StorageTuple) -> None:
+    async def _look_after(self, storages: StorageTuple) -> None:
         while True:
-            usable: list[Storage] = []
-            back: list[Storage] = []
-            for storage in storages.storages:
-                problem = await self._replicas.problem_of(storage)
-                if problem is not None:
-                    if storage.root not in self.gone:
-                        log.warning("%s: its files are read from its twins", problem)
-                    self.gone.add(storage.root)
-                    continue
-                usable.append(storage)
-                if storage.root in self.gone or not await self._thread(storage.mark.exists):
-                    back.append(storage)
-            if back:
-                try:
+            usable = [storage for storage in storages.storages if await self._is_usable(storage)]
+            try:
+                if back := [storage for storage in usable if await self._is_to_refill(storage)]:
+                    silences = {storage.root: self._watch.silences(storage) for storage in back}
                     await self._refill(storages, back)
+                    self._silences.update(silences)
                     self.gone.difference_update(storage.root for storage in back)
-                except OSError as error:
-                    log.error("%s: cannot be refilled: %s", storages, error)
+            except OSError as error:
+                log.error("%s: cannot be refilled: %s", storages, error)
             await self._replicas.ask_for_lost(storages, usable)
             await trio.sleep(self._look_seconds)
+
+    async def _is_usable(self, storage: Storage) -> bool:
+        problem = await self._watch.problem(storage)
+        if problem is None:
+            return True
+        if storage.root not in self.gone and not self._watch.is_silent(storage):  # which is told already
+            log.warning("%s: its files are read from its twins", problem)
+        self.gone.add(storage.root)
+        return False
+
+    async def _is_to_refill(self, storage: Storage) -> bool:
+        if storage.root in self.gone or self._silences[storage.root] != self._watch.silences(storage):
+            return True
+        return not await self._watch.do([storage], storage.mark.exists)
 
     async def _refill(self, storages: StorageTuple, back: Sequence[Storage]) -> None:
         """Restore what storages that are back lack.
@@ -105,63 +111,54 @@ class Upkeep:
             OSError: One cannot be listed, or is gone again.
         """
         for storage in back:
-            await self._thread(partial(storage.mark.unlink, missing_ok=True))
+            await self._watch.do([storage], partial(storage.mark.unlink, missing_ok=True))
         after, restored = "", 0
-        while page := await self._page([storages], after, PAGE):
-            for digest in await self._thread(partial(_lacking, back, page)):
+        while page := await self._watch.do(storages.storages, partial(digests_on, [storages], after=after, limit=PAGE)):
+            for digest in await self._watch.do(back, partial(_lacking, back, page)):
                 restoration = await self._replicas.mend(storages, digest, prove_all=False)
                 restored += len(restoration.restored) if restoration is not None else 0
             after = page[-1].encoded
             for storage in back:
-                if (problem := await self._replicas.problem_of(storage)) is not None:
+                if (problem := await self._watch.problem(storage)) is not None:
                     raise OSError(problem)
         for storage in back:
-            await self._thread(partial(_mark, storage))
+            await self._watch.do([storage], storage.set_mark)
             log.info("%s: is in use, %d copies restored on %s", storage.root, restored, storages)
 
     async def _is_right(self, storages: StorageTuple, digest: Digest, pace: Pace) -> bool:
         """Tell whether all copies of a file are there and right, or none is. A storage that is gone has no say."""
-        missing, wrong = [], 0
-        for storage in storages.storages:
+        missing, there, wrong = [], 0, 0
+        for storage in self._watch.answering(storages).storages:
             try:
-                is_right = await self._hash(storage.path(digest), digest.algorithm, pace) == digest
+                is_right = await self._hash(storage, digest, pace) == digest
             except (FileNotFoundError, NotADirectoryError):
                 missing.append(storage)
                 continue
             except OSError as error:
+                if self._watch.is_silent(storage):
+                    continue
                 if error.errno not in UNREADABLE:
                     raise
                 is_right = False
+            there += 1
             if not is_right:
                 self._replicas.proofs.forget(storage.path(digest))  # rot leaves no other trace
                 wrong += 1
         if wrong:
             return False
-        if len(missing) == len(storages.storages):
-            return True
-        return not [storage for storage in missing if await self._replicas.problem_of(storage) is None]
+        return not there or not [storage for storage in missing if await self._watch.problem(storage) is None]
 
-    async def _hash(self, path: Path, algorithm: str, pace: Pace) -> Digest:
-        descriptor = await self._thread(partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
+    async def _hash(self, storage: Storage, digest: Digest, pace: Pace) -> Digest:
+        opening = partial(os.open, storage.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = await self._watch.do([storage], opening, undo=os.close)
         try:
-            hashing = Hashing(descriptor, algorithm)
-            while count := await self._thread(hashing.step):  # noqa: ASYNC110 - it waits for no condition
+            hashing = Hashing(descriptor, digest.algorithm)
+            while count := await self._watch.do([storage], hashing.step):  # noqa: ASYNC110 - it waits for no condition
                 await trio.sleep(pace(count))
         finally:
-            os.close(descriptor)
+            await self._watch.finish(storage, partial(os.close, descriptor))
         return hashing.digest
-
-    async def _page(self, tuples: Sequence[StorageTuple], after: str, limit: int) -> list[Digest]:
-        return await self._thread(partial(digests_on, tuples, after=after, limit=limit))
-
-    async def _thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._threads)
 
 
 def _lacking(storages: Sequence[Storage], digests: Sequence[Digest]) -> list[Digest]:
     return [digest for digest in digests if not all(storage.path(digest).exists() for storage in storages)]
-
-
-def _mark(storage: Storage) -> None:
-    storage.mark.parent.mkdir(parents=True, exist_ok=True)
-    storage.mark.touch()
