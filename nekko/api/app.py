@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
@@ -111,8 +112,10 @@ class Application:
             await send(message)
             self.requests.note_sent(door, len(message.get("body", b"")))
 
-        async def send_file(descriptor: int, offset: int, count: int) -> None:
-            await given(descriptor, offset, count)
+        async def send_file(
+            descriptor: int, offset: int, count: int, threads: trio.CapacityLimiter | None = None
+        ) -> None:
+            await given(descriptor, offset, count, threads)
             self.requests.note_sent(door, count)
 
         peer = peer_of(scope)

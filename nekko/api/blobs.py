@@ -242,9 +242,9 @@ async def send_opened(blob: Blob, descriptor: int, head: Head, scope: dict[str, 
         if part is None:
             return
         if part.size <= SMALL_BYTES:
-            await send({"type": "http.response.body", "body": _read(descriptor, part)})
+            await send({"type": "http.response.body", "body": read_part(descriptor, part)})
             return
-        await _send_large(descriptor, part, scope, send)
+        await send_large(descriptor, part, scope, send)
         await send({"type": "http.response.body", "body": b""})
     finally:
         os.close(descriptor)
@@ -281,25 +281,34 @@ async def send_part(descriptor: int, part: ByteRange, scope: dict[str, Any], sen
 
 async def _send_stretch(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
     if part.size <= SMALL_BYTES:
-        await send({"type": "http.response.body", "body": _read(descriptor, part), "more_body": True})
+        await send({"type": "http.response.body", "body": read_part(descriptor, part), "more_body": True})
     else:
-        await _send_large(descriptor, part, scope, send)
+        await send_large(descriptor, part, scope, send)
 
 
-def _read(descriptor: int, part: ByteRange) -> bytes:
+def read_part(descriptor: int, part: ByteRange) -> bytes:
+    """Read a part of a blob. Blocks; OSError: it cannot be read, or is shorter."""
     body = os.pread(descriptor, part.size, part.start)
     if len(body) < part.size:
         raise OSError(f"the blob ended {part.size - len(body)} bytes early")
     return body
 
 
-async def _send_large(descriptor: int, part: ByteRange, scope: dict[str, Any], send: Send) -> None:
+async def send_large(
+    descriptor: int,
+    part: ByteRange,
+    scope: dict[str, Any],
+    send: Send,
+    *,
+    threads: trio.CapacityLimiter | None = None,
+) -> None:
+    """Send a part of a blob, as a part of a body that goes on; it is read by `threads`, else by those for all blobs."""
     sendfile = scope.get("state", {}).get(SENDFILE_KEY)
     if sendfile is not None:
         await send({"type": "http.response.body", "body": b"", "more_body": True})  # what was sent before goes out
-        await sendfile(descriptor, part.start, part.size)
+        await sendfile(descriptor, part.start, part.size, threads)
         return
-    async with aclosing(_chunks(descriptor, part)) as chunks:
+    async with aclosing(_chunks(descriptor, part, threads)) as chunks:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
@@ -369,11 +378,13 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Headers) -> 
     await send({"type": "http.response.body", "body": body})
 
 
-async def _chunks(descriptor: int, part: ByteRange) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    descriptor: int, part: ByteRange, threads: trio.CapacityLimiter | None
+) -> AsyncGenerator[bytes, None]:
     offset = part.start
     while offset < part.end:
         count = min(CHUNK_BYTES, part.end - offset)
-        chunk = await trio.to_thread.run_sync(os.pread, descriptor, count, offset)
+        chunk = await trio.to_thread.run_sync(os.pread, descriptor, count, offset, limiter=threads)
         if not chunk:
             raise OSError(f"the blob ended at byte {offset}, {part.end - offset} bytes early")
         offset += len(chunk)

@@ -8,7 +8,7 @@
 
 `storage` is one directory, `aside` what was taken out of its tree, `tuples` the tuples of them and what is in each,
 `proofs` which copies are known to be right, `unreadable` what becomes of those that their disk does not give, `room`
-and `choice` where a new file goes, `copy` and `writing` how it gets there, `watch` which storages answer at all, so that
+and `choice` where a new file goes, `copy` and `writing` how it gets there, `watch` which storages answer, so that
 nobody waits for one that hangs, `replicas` the whole: stored, found, restored; `small` deals with small files
 together, which `forcing` makes cheap; `lost` is what is to be had from elsewhere only, and `upkeep` works through
 everything in the background.

@@ -57,11 +57,19 @@ class ReplicaStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A proven copy on the storage at `root`. The caller closes `descriptor`."""
+    """A proven copy. It is to be closed by `Replicas.close`, and read by `threads` or `Replicas.do`."""
 
     blob: Blob
     descriptor: int
-    root: Path
+    modified: float
+    """In seconds since the epoch."""
+    storage: Storage
+    threads: trio.CapacityLimiter
+
+    @property
+    def root(self) -> Path:
+        """Where its storage is."""
+        return self.storage.root
 
 
 @dataclass(slots=True)
@@ -184,23 +192,32 @@ class Replicas:
                     self._ask_for_repair(storages, digest)
                 if not lookup.is_known:
                     await self._remember_location(digest, copies)
-                found = os.fstat(copies.descriptor)
-                root = copies.path.parents[3]
-                return Opened(Blob(digest, found.st_size, identity_of(found)), copies.descriptor, root)
+                assert copies.found is not None
+                assert copies.storage is not None
+                found, threads = copies.found, self.watch.sending(copies.storage)
+                blob = Blob(digest, found.st_size, identity_of(found))
+                return Opened(blob, copies.descriptor, found.st_mtime, copies.storage, threads)
             if copies.was_wrong:
                 self._ask_for_repair(storages, digest)
         if faults:
             raise StorageBrokenError(digest, "; ".join(faults))
         return None
 
+    async def do(self, opened: Opened, work: Callable[[], T]) -> T:
+        """Do something that blocks with a copy that was opened, such as to read it; see `Watch.do`."""
+        return await self.watch.do([opened.storage], work)
+
+    async def close(self, opened: Opened) -> None:
+        """Close a copy that was opened. Not cut by cancellation."""
+        await self.watch.finish(opened.storage, partial(os.close, opened.descriptor))
+
     def doubt(self, opened: Opened) -> None:
         """Have a copy that could not be read on, while it was sent, proven before its next use, and mended."""
         digest = opened.blob.digest
         for storages in self.tuples:
-            for storage in storages.storages:
-                if storage.root == opened.root:
-                    self.proofs.forget(storage.path(digest))
-                    self._ask_for_repair(storages, digest)
+            if opened.storage in storages.storages:
+                self.proofs.forget(opened.storage.path(digest))
+                self._ask_for_repair(storages, digest)
 
     async def stat(self, digest: Digest) -> tuple[Storage, os.stat_result] | None:
         """Find a file without reading it; None where only `open` can tell whether there is a right copy."""
@@ -287,7 +304,7 @@ class Replicas:
             self.proofs.forget(copies.path)
             raise
         finally:
-            os.close(copies.descriptor)
+            await self._close(copies)
         await self._lost.discard(digest, storages)
         return Restoration(is_found=True, restored=usable, faults=copies.faults)
 
@@ -306,7 +323,7 @@ class Replicas:
         except OSError as error:
             raise _told(error, target) from error
         finally:
-            os.close(copies.descriptor)
+            await self._close(copies)
         for storage in source.storages:
             await self.watch.do([storage], partial(storage.remove, digest))
         return True
@@ -339,7 +356,7 @@ class Replicas:
         def look(there: StorageTuple) -> Copies:
             return there.look(digest, self.proofs, prove_all=prove_all)
 
-        copies = await self._with(storages, look, undo=_close)
+        copies = await self._with(storages, look, undo=_drop)
         if copies is None:  # what it has cannot be told
             silent = [Unread(each, each.path(digest), silence([each])) for each in storages.storages]
             return Copies(-1, (), tuple(silent))
@@ -358,6 +375,10 @@ class Replicas:
                 log.debug("%s: begun anew: %s", storages, error.strerror)
         return None
 
+    async def _close(self, copies: Copies) -> None:
+        assert copies.storage is not None
+        await self.watch.finish(copies.storage, partial(os.close, copies.descriptor))
+
     async def _usable(self, storages: Sequence[Storage]) -> tuple[Storage, ...]:
         return tuple([storage for storage in storages if await self.watch.problem(storage) is None])
 
@@ -374,7 +395,7 @@ class Replicas:
         try:
             await self._locations.put(digest, copies.path)
         except BaseException:
-            os.close(copies.descriptor)
+            await self._close(copies)
             raise
 
     def _ask_for_repair(self, storages: StorageTuple, digest: Digest) -> None:
@@ -388,7 +409,7 @@ class Replicas:
             copies = await self._look(storages, digest)
             if copies.descriptor < 0:
                 continue
-            os.close(copies.descriptor)
+            await self._close(copies)
             if self._is_to_mend(copies):
                 try:
                     await self.restore(storages, digest)
@@ -431,15 +452,15 @@ class Replicas:
         log.info("%s: restored on %s%s", digest, ", ".join(str(storage.root) for storage in storages), whence)
 
     async def _copy(self, copies: Copies, storages: Sequence[Storage], digest: Digest) -> None:
+        assert copies.found is not None
         async with self._writing(storages, digest) as writing:
             await Chunked(self._read(copies)).drain(writing.write, lambda _: None)
-            self._remember(await writing.publish(modified_ns=os.fstat(copies.descriptor).st_mtime_ns))
+            self._remember(await writing.publish(modified_ns=copies.found.st_mtime_ns))
 
     async def _read(self, copies: Copies) -> AsyncGenerator[bytes, None]:
         offset = 0
-        assert copies.path is not None
-        source = [storage for storage in self._storages() if copies.path.is_relative_to(storage.root)]
-        while batch := await self.watch.do(source, partial(os.pread, copies.descriptor, BATCH_BYTES, offset)):
+        assert copies.storage is not None
+        while batch := await self.watch.do([copies.storage], partial(os.pread, copies.descriptor, BATCH_BYTES, offset)):
             yield batch
             offset += len(batch)
 
@@ -489,6 +510,6 @@ def _settle(storage: Storage) -> None:
         disk.force()
 
 
-def _close(copies: Copies) -> None:
+def _drop(copies: Copies) -> None:
     if copies.descriptor >= 0:
         os.close(copies.descriptor)

@@ -48,6 +48,10 @@ class Copies:
     lacking: tuple[Storage, ...]
     unreadable: tuple[Unread, ...]
     path: Path | None = None
+    storage: Storage | None = None
+    """Where the proven copy is."""
+    found: os.stat_result | None = None
+    """How it looks."""
     tried: int = 0
     """Storages that were looked at before the proven copy was found, with the one that has it; else all."""
     was_wrong: bool = False
@@ -98,7 +102,7 @@ class StorageTuple:
 
         A storage that only has a file of the right size is not said to lack it, unless all are to be proven.
         """
-        descriptor, found, tried, was_wrong = -1, None, 0, False
+        descriptor, found, source, looked, tried, was_wrong = -1, None, None, None, 0, False
         lacking: list[Storage] = []
         unreadable: list[Unread] = []
         wrong: list[tuple[Storage, Path, DigestMismatchError]] = []
@@ -109,7 +113,7 @@ class StorageTuple:
                 if descriptor < 0 or prove_all or path.stat().st_size != os.fstat(descriptor).st_size:
                     opened = proofs.open(path, digest)
                     if descriptor < 0:
-                        descriptor, found = opened, path
+                        descriptor, found, source, looked = opened, path, storage, os.fstat(opened)
                     else:
                         os.close(opened)
             except (FileNotFoundError, NotADirectoryError):
@@ -133,7 +137,7 @@ class StorageTuple:
                 log.error("%s: its bytes are wrong, set aside: %s", path, mismatch)
                 was_wrong = True
                 lacking.append(storage)
-        return Copies(descriptor, tuple(lacking), tuple(unreadable), found, tried, was_wrong)
+        return Copies(descriptor, tuple(lacking), tuple(unreadable), found, source, looked, tried, was_wrong)
 
     def stat(self, digest: Digest) -> tuple[Storage, os.stat_result] | None:
         """Find a file without reading it; None if there is none, or its copies differ: then a proof has to tell."""

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 THREADS = 16
 """For the disks of a tuple: some requests at once, each on its members."""
+SENDING_THREADS = 8
+"""For what is sent from a storage: they may be held up by it, and by no other."""
 
 T = TypeVar("T")
 
@@ -41,10 +43,12 @@ class Watch:
         self._answer_seconds = answer_seconds
         self._asking: dict[Storage, trio.Lock] = {}
         self._slots: dict[Storage, trio.Semaphore] = {}
+        self._sending: dict[Storage, trio.CapacityLimiter] = {}
         for storages in tuples:
             slots = trio.Semaphore(THREADS)
             for storage in storages.storages:
                 self._asking[storage], self._slots[storage] = trio.Lock(), slots
+                self._sending[storage] = trio.CapacityLimiter(SENDING_THREADS)
         self._threads = trio.CapacityLimiter(math.inf)  # the slots limit them, and a thread that stays behind has none
         self._works: set[_Work[Any]] = set()
         """Being done, also by threads that stayed behind."""
@@ -60,6 +64,10 @@ class Watch:
     def is_silent(self, storage: Storage) -> bool:
         """Tell whether a storage does not answer now."""
         return storage in self._silent
+
+    def sending(self, storage: Storage) -> trio.CapacityLimiter:
+        """Give the threads that files of a storage are sent by."""
+        return self._sending[storage]
 
     def silences(self, storage: Storage) -> int:
         """Tell how often a storage has been silent."""

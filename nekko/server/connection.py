@@ -220,8 +220,10 @@ class Connection:
             self._break_off()
             raise
 
-    async def send_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Send part of a file as the next `count` bytes of the running answer's body.
+    async def send_file(
+        self, descriptor: int, offset: int, count: int, threads: trio.CapacityLimiter | None = None
+    ) -> None:
+        """Send part of a file as the next `count` bytes of the running answer's body; it is read by `threads`, if any.
 
         The answer's head has been sent, with a Content-Length that covers them. Whatever is raised, the connection
         has been broken off, for the peer cannot be told otherwise that the body is not what the head promised.
@@ -237,7 +239,7 @@ class Connection:
         try:
             async with self._sending:
                 self._protocol.count_body(count)
-                await self._plain.send_file(descriptor, offset, count, threads=self._service.file_threads)
+                await self._plain.send_file(descriptor, offset, count, threads=threads or self._service.file_threads)
         except BaseException:
             self._break_off()
             raise

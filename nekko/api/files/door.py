@@ -6,21 +6,23 @@ An upload is decided in the order name (412), caller (401, 403), held already (2
 
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nekko.announcements.announcements import Announcements
 from nekko.api.access import Access
 from nekko.api.blobs import (
+    SMALL_BYTES,
     BlobDoor,
     Head,
     Receive,
     Send,
     digest_in,
+    read_part,
     send_head,
-    send_opened,
+    send_large,
     send_passing,
     send_plain,
     send_whole,
@@ -32,7 +34,7 @@ from nekko.api.files.refusals import refusal_of
 from nekko.config.settings import Settings
 from nekko.errors import NameInvalidError, NekkoError, UpstreamError
 from nekko.oci.digest import Digest
-from nekko.replicas.replicas import Lookup, Replicas
+from nekko.replicas.replicas import Lookup, Opened, Replicas
 from nekko.store.incoming import Chunked, Keeper, Stored
 from nekko.transfer.behind import WriteBehind
 from nekko.transfer.tier import Tier
@@ -115,9 +117,8 @@ class FileDoor:
                 self.meter.looked_up(lookup)
                 if opened is not None:
                     self.blobs.counters.hits["files"] += 1
-                    head = Head.of(digest, os.fstat(opened.descriptor).st_mtime)
                     try:
-                        await send_opened(opened.blob, opened.descriptor, head, scope, send)
+                        await self._send(self.replicas, opened, scope, send)
                     except OSError as error:  # of its disk: a peer that is gone raises others
                         log.error("%s on %s: an answer is broken off: %s", digest, opened.root, error.strerror or error)
                         self.replicas.doubt(opened)
@@ -138,6 +139,19 @@ class FileDoor:
             raise fault  # perhaps it is there
         self.meter.absent()
         await send_plain(send, 404, f"{digest} is not here")
+
+    async def _send(self, replicas: Replicas, opened: Opened, scope: dict[str, Any], send: Send) -> None:
+        """Answer with a copy that was opened, and close it. Only threads touch it: its storage may hold them up."""
+        try:
+            part = await send_head(Head.of(opened.blob.digest, opened.modified), opened.blob.size, scope, send)
+            if part is not None and part.size <= SMALL_BYTES:
+                body = await replicas.do(opened, partial(read_part, opened.descriptor, part))
+                await send({"type": "http.response.body", "body": body})
+            elif part is not None:
+                await send_large(opened.descriptor, part, scope, send, threads=opened.threads)
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            await replicas.close(opened)
 
     @property
     def _is_alone(self) -> bool:
