@@ -29,6 +29,7 @@ class _Promises:
         self.over: Counter[int] = Counter()
         self.lock = threading.Lock()
 
+
 class Reservation:
     """Room for one file on every storage of a tuple."""
 
