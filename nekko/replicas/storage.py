@@ -116,7 +116,7 @@ class Storage:
         with suppress(OSError):
             os.statvfs(self.root)
             with suppress(FileNotFoundError):
-                os.unlink(self.incoming / "nothing")
+                os.unlink(self.root / ".nekko-nothing")
             mark = os.open(self.mark, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
             try:
                 with mmap.mmap(-1, MARK_BYTES) as aligned:

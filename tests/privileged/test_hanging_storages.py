@@ -129,8 +129,16 @@ def test_requests_go_on_while_a_storage_hangs_and_it_is_filled_when_it_is_back(t
 
 def test_storage_that_takes_no_writes_is_silent_until_it_does(tmp_path: Path) -> None:
     stored, caught, later = files(1, 12), files(2, 12), files(3, 12)
-    with ext4(tmp_path, mib=256) as frozen, pairs(tmp_path, frozen.root) as served, ThreadPoolExecutor(12) as clients:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with (
+        ext4(tmp_path / "one", mib=256) as frozen,
+        ext4(tmp_path / "two", mib=256) as well,  # as large, so that each is as likely to be chosen
+        pairs(well.root, frozen.root) as served,
+        ThreadPoolExecutor(12) as clients,
+    ):
         assert {served.upload(content)[0] for content in stored} == {201}
+        assert any(is_on(frozen.root, content) for content in stored)
         subprocess.run(["fsfreeze", "--freeze", frozen.root], check=True)
         try:
             uploads = clients.map(served.upload, caught)
