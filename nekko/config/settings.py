@@ -317,7 +317,7 @@ class Settings:
         True, "a directory of storagePairs on the root file system is a disk that is not mounted, and takes nothing"
     )
     storage_timeout_seconds: float = setting(
-        5.0, "a directory of storagePairs that does not answer for so long is not used until it does",
+        15.0, "a directory of storagePairs that does not answer for so long is not used until it does",
         key="storageTimeout", read=grammar.duration,
     )  # fmt: skip
     file_sources: tuple[str, ...] = setting(
