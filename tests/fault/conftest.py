@@ -24,8 +24,11 @@ What happens to nekko, and what of its promises holds then. Written by `make fau
 A promise that a trial says nothing about is empty in its row. The clock and the disk's calls go wrong between the
 daemon and libc, by a library that is loaded before it, which counts the calls and lets those fail that a trial names.
 What runs full, becomes read-only or loses its power is an ext4 on a loop device; power is lost by the kernel's
-`EXT4_IOC_SHUTDOWN` without a flush of its log, together with a kill of the daemon. A bad upstream is a server of the
-test's own, against a node in the same process; all other trials have a daemon of their own.
+`EXT4_IOC_SHUTDOWN` without a flush of its log, together with a kill of the daemon. Where pairs of storages lose it,
+each file system lies on a drive of its own: an image on such an ext4, of which only what was flushed to it is left.
+There each disk is looked at by itself before the daemon starts again: whatever has its name has all its bytes. Where
+one loses its power alone, the daemon goes on for a while. A bad upstream is a server of the test's own, against a
+node in the same process; all other trials have a daemon of their own.
 
 """
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,21 +43,33 @@ class Uploads:
         return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(self._node.socket)), base_url="http://n")
 
     async def work(self, rng: random.Random) -> None:
-        async with self.client() as client:
-            while True:
-                content = rng.randbytes(rng.randrange(rng.choice(MAX_BYTES)))
-                sha = Digest.of(content).encoded
-                self.attempted.add(sha)
-                try:
-                    answer = await client.post(f"/{sha}", content=content)
-                except httpx.TransportError:
-                    return
-                if answer.status_code in self.refusals:
-                    self.refused += 1
-                    continue
-                assert answer.status_code == 201 or (self.refusals and answer.status_code == 200), answer.text
-                self.acknowledged[sha] = Acknowledged(content, [Path(path) for path in answer.json()])
-                assert answer.status_code == 200 or len(self.acknowledged[sha].places) == COPIES
+        """Store and read files until the daemon is gone, or breaks an answer off."""
+        with suppress(httpx.TransportError):
+            async with self.client() as client:
+                while True:
+                    await self._step(client, rng)
+
+    async def _step(self, client: httpx.AsyncClient, rng: random.Random) -> None:
+        await self._read_any(client, rng)
+        content = rng.randbytes(rng.randrange(rng.choice(MAX_BYTES)))
+        sha = Digest.of(content).encoded
+        self.attempted.add(sha)
+        answer = await client.post(f"/{sha}", content=content)
+        if answer.status_code in self.refusals:
+            self.refused += 1
+            return
+        assert answer.status_code == 201 or (self.refusals and answer.status_code == 200), answer.text
+        self.acknowledged[sha] = Acknowledged(content, [Path(path) for path in answer.json()])
+        assert answer.status_code == 200 or len(self.acknowledged[sha].places) == COPIES
+
+    async def _read_any(self, client: httpx.AsyncClient, rng: random.Random) -> None:
+        """Read a file that was acknowledged: it is refused at most, and never another."""
+        if not self.acknowledged:
+            return
+        sha, file = rng.choice(list(self.acknowledged.items()))
+        answer = await client.get(f"/{sha}")
+        assert answer.status_code in {200} | self.refusals, answer.text
+        assert answer.status_code != 200 or answer.content == file.content, sha
 
     def check_at_rest(self, trial: Trial) -> None:
         """What was acknowledged is on each disk that was told; what has its name has its bytes, told or not."""
