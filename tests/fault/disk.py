@@ -21,6 +21,9 @@ _NO_LOG_FLUSH = 2
 OPTIONS = "noauto_da_alloc,commit=300,errors=remount-ro"
 """Nothing is forced to disk but what the daemon asks for, and an error of the file system makes it read-only."""
 
+DRIVE_OPTIONS = f"{OPTIONS},dioread_lock,nodelalloc"
+"""Whatever a flush of a drive has to do is in the journal, which tells whether it was done when the power went."""
+
 RELEASE_SECONDS = 20.0
 SPARE_MIB = 64
 """What a drive has beside the image on it."""
@@ -41,6 +44,7 @@ class Disk:
     root: Path
     file_system: str = "ext4"
     drive: "Disk | None" = None
+    options: str = OPTIONS
 
     @property
     def cache(self) -> Path:
@@ -54,7 +58,7 @@ class Disk:
         if self.drive is not None and not self.device:
             self.drive.mount()
             self.device = _run("losetup", "--find", "--show", str(self.image)).strip()
-        options = OPTIONS if self.file_system == "ext4" else "defaults"
+        options = self.options if self.file_system == "ext4" else "defaults"
         _run("mount", "-t", self.file_system, "-o", options, self.device, str(self.root))
 
     def unmount(self) -> None:
@@ -121,11 +125,13 @@ class Disk:
 
 
 @contextmanager
-def ext4(directory: Path, *, mib: int) -> Iterator[Disk]:
+def ext4(directory: Path, *, mib: int, options: str = OPTIONS) -> Iterator[Disk]:
     """Make and mount a disk for the length of the block; skip the test where the kernel has no loop devices."""
     # nothing reserved for root, who runs this
-    with _made(directory, mib, "mkfs.ext4", "-q", "-F", "-m", "0") as disk, _mounted(disk):
-        yield disk
+    with _made(directory, mib, "mkfs.ext4", "-q", "-F", "-m", "0") as disk:
+        disk.options = options
+        with _mounted(disk):
+            yield disk
 
 
 @contextmanager
@@ -146,7 +152,7 @@ def on_drive(directory: Path, file_system: str, *, mib: int) -> Iterator[Disk]:
         pytest.skip(f"this kernel has no {file_system}")
     root = directory / "root"
     with (
-        ext4(directory, mib=mib + SPARE_MIB) as drive,
+        ext4(directory, mib=mib + SPARE_MIB, options=DRIVE_OPTIONS) as drive,
         _made(drive.root, mib, f"mkfs.{file_system}", "-q", root=root) as disk,
     ):
         disk.file_system, disk.drive = file_system, drive
