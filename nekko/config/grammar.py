@@ -84,6 +84,11 @@ def duration(value: str) -> float:
     return float(match[1]) * _DURATIONS[match[2]]
 
 
+def positive_duration(value: str) -> float:
+    """Read a duration that is more than none."""
+    return _more_than_none(duration(value), value)
+
+
 _AGES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGE = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h|d)")
 
@@ -95,9 +100,7 @@ def age(value: str) -> float:
         found = sum(float(number) * _AGES[unit] for number, unit in parts)
     else:
         found = duration(value)
-    if found <= 0:
-        raise ConfigInvalidError(f"{value[:200]!r} is no time at all")
-    return found
+    return _more_than_none(found, value)
 
 
 def limit(value: str) -> int:
@@ -123,6 +126,12 @@ def size_text(size_bytes: int) -> str:
         if size_bytes and size_bytes % (1 << power) == 0:
             return f"{size_bytes >> power}{unit}"
     return str(size_bytes)
+
+
+def _more_than_none(seconds: float, value: str) -> float:
+    if seconds <= 0:
+        raise ConfigInvalidError(f"{value[:200]!r} is no time at all")
+    return seconds
 
 
 def duration_text(seconds: float) -> str:

@@ -318,7 +318,7 @@ class Settings:
     )
     storage_timeout_seconds: float = setting(
         15.0, "a directory of storagePairs that does not answer for so long is not used until it does",
-        key="storageTimeout", read=grammar.duration,
+        key="storageTimeout", read=grammar.positive_duration,
     )  # fmt: skip
     file_sources: tuple[str, ...] = setting(
         ("layout", "pairs", "s3"),

@@ -80,7 +80,7 @@ def default_texts(declaration: Declaration) -> list[str]:
         return list(value)
     if declaration.name.endswith("_bytes"):
         return [grammar.size_text(value)]
-    if declaration.read in (grammar.duration, grammar.age):
+    if declaration.read in (grammar.duration, grammar.positive_duration, grammar.age):
         return [grammar.duration_text(value)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
 

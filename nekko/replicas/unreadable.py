@@ -75,9 +75,14 @@ class Unreadable:
 
     def _set_aside(self, unread: Unread) -> str | None:
         """Set one copy aside; say why not, if so."""
-        storage = unread.storage
-        if (reason := self._reason(storage) or storage.problem()) is not None:
+        storage, now = unread.storage, time.monotonic()
+        if (reason := storage.problem()) is not None:
             return reason
+        with self._lock:  # counted at once, for several threads may be here
+            if (reason := self._reason_at(storage, now)) is not None:
+                return reason
+            self._freed[storage.root].append(now)
+            is_enough = self._reason_at(storage, now)
         try:
             _try_out(storage)
             storage.set_aside(unread.path)
@@ -86,24 +91,25 @@ class Unreadable:
             log.error("%s: stays where it is: %s", unread.path, reason)
             with self._lock:
                 self._rests[storage.root] = (time.monotonic() + REST_SECONDS, reason)
+                self._freed[storage.root].remove(now)
             return reason
         log.error("%s: set aside: %s", unread.path, unread.fault)
-        with self._lock:
-            self._freed[storage.root].append(time.monotonic())
-        if (reason := self._reason(storage)) is not None:
-            log.error("%s", reason)
+        if is_enough is not None:
+            log.error("%s", is_enough)
         return None
 
     def _reason(self, storage: Storage) -> str | None:
         """Say why nothing is set aside on a storage now, if so."""
-        now = time.monotonic()
         with self._lock:
-            until, reason = self._rests.get(storage.root, (now, ""))
-            freed = self._freed[storage.root]
-            if now < until:
-                return reason
-            if len(freed) == FORGIVEN and now - freed[0] < WINDOW_SECONDS:
-                return f"{FORGIVEN} copies on {storage.root} were unreadable within an hour: replace its disk"
+            return self._reason_at(storage, time.monotonic())
+
+    def _reason_at(self, storage: Storage, now: float) -> str | None:
+        until, reason = self._rests.get(storage.root, (now, ""))
+        if now < until:
+            return reason
+        freed = self._freed[storage.root]
+        if len(freed) == FORGIVEN and now - freed[0] < WINDOW_SECONDS:
+            return f"{FORGIVEN} copies on {storage.root} were unreadable within an hour: replace its disk"
         return None
 
 

@@ -112,6 +112,7 @@ def test_empty_file_has_no_settings(file: Path) -> None:
         ("verbose: loud", ["verbose", "'loud'"]),
         ("stallTimeoutSeconds: .nan", ["stallTimeoutSeconds", "'.nan'"]),
         ("stallTimeoutSeconds: -0.1", ["stallTimeoutSeconds", "'-0.1'"]),
+        ("storageTimeout: 0s", ["storageTimeout", "'0s' is no time at all"]),
         ("minFreeSpace: lots", ["minFreeSpace", "'lots'"]),
         ("socketMode: 9999", ["socketMode", "octal"]),
         ("platform: amiga", ["platform", "amiga"]),
