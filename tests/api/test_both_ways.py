@@ -166,6 +166,9 @@ class Both:
         assert client.base_url.port is not None
         with trio.fail_after(20):
             seen = Seen(*await exchange(client.base_url.port, case, *more), self._stored(), any(self.watch.answered))
+        with trio.fail_after(20):
+            while not self.told():  # what is told last, after the answer has gone out
+                await trio.sleep(0.001)
         seen.log = self.told()
         seen.statsd = Counter(_MEMBER.sub("", line.partition(":")[0]) for line in received(self.statsd_server))
         seen.figures = {

@@ -53,6 +53,7 @@ def surroundings(roots: Sequence[Path], host: BadHost) -> dict[str, str]:
         "NEKKO_STORAGE_PAIRS": pairs,
         "NEKKO_REQUIRE_MOUNTS": "false",
         "NEKKO_MIN_FREE_SPACE": "0",
+        "NEKKO_STORAGE_TIMEOUT": "1h",  # trying a storage out is a call that would be counted
     }
 
 
