@@ -1,6 +1,6 @@
 """Storages that hang: a dying disk, or a file server that is away, holds whoever asks it for minutes.
 
-No thread can be called back from such a storage. So all that is done on storages goes through here, and each storage is
+No thread can be called back from such a storage. So what is done on storages goes through here, and each storage is
 asked all the time how it is. One that does not say so in time is silent until it does: whoever waits for it is let go
 with TimeoutError, his thread stays behind, and nobody begins anything with it. It is silent until every thread that
 stayed behind is through. So there are never more of them than there were when it began, and what they still do, such as
