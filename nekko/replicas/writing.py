@@ -49,8 +49,8 @@ class Writing:
         Raises:
             OSError: A storage cannot be written.
         """
-        # Not by way of the watch, whose hop for each piece would take half as long again as all the rest: whom a storage
-        # holds up here is a thread of the upload alone.
+        # Not by way of the watch, whose hop for each piece would take half as long again as all the rest: what a
+        # storage holds up here is a thread of this upload alone.
         self._proving.update(batch)
         for copy in self._copies:
             copy.write(batch)
